@@ -1,0 +1,3 @@
+//! The OCI runtime command line.
+
+fn main() {}
