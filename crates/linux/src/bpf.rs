@@ -1,0 +1,1 @@
+//! bpf(2): the device filter of a cgroup v2.

@@ -1,0 +1,176 @@
+//! Paths below a root that is not trusted, and the few file calls whose errors must name the object.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+
+use crate::{Result, fd_name, named};
+
+/// How a path is followed below a root, openat2(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follow {
+    /// Symbolic links are followed, as if the root were `/`; they never leave it.
+    InRoot,
+    /// As `InRoot`, and the last component may be no symbolic link.
+    InRootNoLast,
+    /// No symbolic link at all.
+    Never,
+}
+
+/// Opens `path` below `root`: openat2(2) with RESOLVE_IN_ROOT and no magic links.
+///
+/// `path` may be absolute; it never leaves `root`, whatever symbolic links there are and however they
+/// change meanwhile. Errors: those of openat2(2); ELOOP where a forbidden link is in the way.
+pub fn open_in_root(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    mode: u32,
+    follow: Follow,
+) -> Result<OwnedFd> {
+    let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let mut flags = flags | OFlags::CLOEXEC;
+    match follow {
+        Follow::InRoot => {}
+        Follow::InRootNoLast => flags |= OFlags::NOFOLLOW,
+        Follow::Never => resolve |= ResolveFlags::NO_SYMLINKS,
+    }
+    loop {
+        let opened = rustix::fs::openat2(root, path, flags, Mode::from_raw_mode(mode), resolve);
+        // EAGAIN: a rename elsewhere made the walk unsafe; the kernel asks to try again.
+        if matches!(opened, Err(rustix::io::Errno::AGAIN)) {
+            continue;
+        }
+        return named(opened, "openat2", || {
+            format!("{}, {}, {flags:?}, {resolve:?}", fd_name(root), path.display())
+        });
+    }
+}
+
+/// open(2) relative to a directory, close-on-exec.
+pub fn open_at(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: u32) -> Result<OwnedFd> {
+    named(rustix::fs::openat(dir, path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(mode)), "openat", || {
+        format!("{}, {}, {flags:?}", fd_name(dir), path.display())
+    })
+}
+
+/// open(2) of a host path, close-on-exec.
+pub fn open(path: &Path, flags: OFlags) -> Result<OwnedFd> {
+    open_at(rustix::fs::CWD, path, flags, 0)
+}
+
+/// Opens again what `fd` refers to (an O_PATH descriptor, say), through /proc/self/fd.
+pub fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    open(Path::new(&format!("/proc/self/fd/{}", fd.as_raw_fd())), flags)
+}
+
+/// mkdirat(2).
+pub fn mkdir_at(dir: BorrowedFd<'_>, name: &Path, mode: u32) -> Result<()> {
+    named(rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode)), "mkdirat", || {
+        format!("{}, {}, {mode:04o}", fd_name(dir), name.display())
+    })
+}
+
+/// mknodat(2).
+pub fn mknod_at(
+    dir: BorrowedFd<'_>,
+    name: &Path,
+    kind: FileType,
+    mode: u32,
+    major: u32,
+    minor: u32,
+) -> Result<()> {
+    let device = rustix::fs::makedev(major, minor);
+    named(rustix::fs::mknodat(dir, name, kind, Mode::from_raw_mode(mode), device), "mknodat", || {
+        format!("{}, {}, {kind:?} {mode:04o}, {major}:{minor}", fd_name(dir), name.display())
+    })
+}
+
+/// symlinkat(2).
+pub fn symlink_at(target: &Path, dir: BorrowedFd<'_>, name: &Path) -> Result<()> {
+    named(rustix::fs::symlinkat(target, dir, name), "symlinkat", || {
+        format!("{}, {}, {}", target.display(), fd_name(dir), name.display())
+    })
+}
+
+/// unlinkat(2); `directory` removes an empty directory.
+pub fn unlink_at(dir: BorrowedFd<'_>, name: &Path, directory: bool) -> Result<()> {
+    let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+    named(rustix::fs::unlinkat(dir, name, flags), "unlinkat", || {
+        format!("{}, {}, {flags:?}", fd_name(dir), name.display())
+    })
+}
+
+/// fstat(2).
+pub fn stat(fd: BorrowedFd<'_>) -> Result<Stat> {
+    named(rustix::fs::fstat(fd), "fstat", || fd_name(fd))
+}
+
+/// fstatfs(2), the file system's magic number.
+pub fn filesystem_magic(fd: BorrowedFd<'_>) -> Result<u64> {
+    let found = named(rustix::fs::fstatfs(fd), "fstatfs", || fd_name(fd))?;
+    Ok(found.f_type.unsigned_abs())
+}
+
+/// fstatvfs(2): the flags of the mount behind `fd` (`ST_RDONLY` and so on).
+pub fn mount_flags(fd: BorrowedFd<'_>) -> Result<rustix::fs::StatVfsMountFlags> {
+    Ok(named(rustix::fs::fstatvfs(fd), "fstatvfs", || fd_name(fd))?.f_flag)
+}
+
+/// fchown(2), also through an O_PATH descriptor.
+pub fn chown(fd: BorrowedFd<'_>, uid: u32, gid: u32) -> Result<()> {
+    use rustix::fs::{Gid, Uid};
+    let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    named(rustix::fs::chownat(fd, "", owner.0, owner.1, AtFlags::EMPTY_PATH), "fchownat", || {
+        format!("{}, {uid}, {gid}", fd_name(fd))
+    })
+}
+
+/// fchmodat(2) of an entry of a directory, which must not be a symbolic link.
+pub fn chmod_at(dir: BorrowedFd<'_>, name: &Path, mode: u32) -> Result<()> {
+    named(rustix::fs::chmodat(dir, name, Mode::from_raw_mode(mode), AtFlags::empty()), "fchmodat", || {
+        format!("{}, {}, {mode:04o}", fd_name(dir), name.display())
+    })
+}
+
+/// readlink(2) of what an O_PATH descriptor refers to.
+pub fn read_link(fd: BorrowedFd<'_>) -> Result<PathBuf> {
+    let target = named(rustix::fs::readlinkat(fd, "", Vec::new()), "readlinkat", || fd_name(fd))?;
+    Ok(PathBuf::from(OsString::from_vec(target.into_bytes())))
+}
+
+/// mkfifoat(2) on a host path.
+pub fn mkfifo(path: &Path, mode: u32) -> Result<()> {
+    mknod_at(rustix::fs::CWD, path, FileType::Fifo, mode, 0, 0)
+}
+
+/// memfd_create(2), close-on-exec, sealable.
+pub fn memfd(name: &str) -> Result<File> {
+    use rustix::fs::MemfdFlags;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    Ok(File::from(named(rustix::fs::memfd_create(name, flags), "memfd_create", || name.to_owned())?))
+}
+
+/// Seals a memfd against any change: F_ADD_SEALS with write, grow, shrink and seal.
+pub fn seal(fd: BorrowedFd<'_>) -> Result<()> {
+    use rustix::fs::SealFlags;
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    named(rustix::fs::fcntl_add_seals(fd, seals), "fcntl", || format!("{}, F_ADD_SEALS", fd_name(fd)))
+}
+
+/// Whether `fd` is a memfd that can no longer be written.
+pub fn is_sealed(fd: BorrowedFd<'_>) -> bool {
+    use rustix::fs::SealFlags;
+    rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::WRITE | SealFlags::SEAL))
+}
+
+/// Whether two descriptors refer to the same file.
+pub fn same_file(one: impl AsFd, other: impl AsFd) -> Result<bool> {
+    let (one, other) = (stat(one.as_fd())?, stat(other.as_fd())?);
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+}

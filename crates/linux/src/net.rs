@@ -1,0 +1,89 @@
+//! The few network calls of a sandbox: the loopback interface, moved devices, descriptors over sockets.
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+
+use crate::{Error, Result, fd_name, named, syscall};
+
+/// A connected pair of sequenced-packet sockets: messages keep their bounds, and end of file is seen.
+pub fn packet_pair() -> Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC;
+    named(
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None),
+        "socketpair",
+        || "AF_UNIX, SOCK_SEQPACKET".to_owned(),
+    )
+}
+
+/// Connects to a stream socket at `path`.
+pub fn connect(path: &Path) -> Result<OwnedFd> {
+    let text = || path.display().to_string();
+    let address = named(SocketAddrUnix::new(path), "connect", text)?;
+    let socket = named(
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None),
+        "socket",
+        || "AF_UNIX, SOCK_STREAM".to_owned(),
+    )?;
+    named(rustix::net::connect(&socket, &address), "connect", text)?;
+    Ok(socket)
+}
+
+/// sendmsg(2) of bytes and at most a few descriptors (SCM_RIGHTS).
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Error::new("sendmsg", fd_name(socket), rustix::io::Errno::TOOBIG));
+    }
+    let sent = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL);
+    named(sent, "sendmsg", || format!("{}, {} bytes", fd_name(socket), bytes.len())).map(drop)
+}
+
+/// recvmsg(2): the number of bytes and the descriptors that came with them. 0 bytes: end of file.
+pub fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    loop {
+        let mut parts = [std::io::IoSliceMut::new(bytes)];
+        match rustix::net::recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(Error::new("recvmsg", fd_name(socket), errno)),
+            Ok(received) => {
+                let fds = control
+                    .drain()
+                    .filter_map(|message| match message {
+                        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+                        _ => None,
+                    })
+                    .flatten()
+                    .collect();
+                return Ok((received.bytes, fds));
+            }
+        }
+    }
+}
+
+/// Brings the loopback interface of this network namespace up: SIOCSIFFLAGS, netdevice(7).
+pub fn bring_loopback_up() -> Result<()> {
+    let socket = named(
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None),
+        "socket",
+        || "AF_UNIX, SOCK_DGRAM".to_owned(),
+    )?;
+    // SAFETY: all zeroes is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (place, byte) in request.ifr_name.iter_mut().zip(b"lo") {
+        *place = *byte as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the structure that this request reads lives through the call.
+    let returned = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    named(syscall(returned.into()), "ioctl", || "SIOCSIFFLAGS, lo, IFF_UP".to_owned()).map(drop)
+}

@@ -1,0 +1,1 @@
+//! seccomp(2): installing a filter and listening to its notifications.
