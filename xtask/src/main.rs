@@ -1,3 +1,59 @@
-//! The project's own tools.
+//! The project's own tools: what a developer, the build service and the tests call.
+//!
+//! One program with several faces. `cargo xtask check|test|lab|bench|fuzz|demo` is the first.
+//! Inside the lab the same static binary is the emulated host's `init` and its `modprobe`, so that
+//! the lab needs nothing but this file, busybox and a kernel.
 
-fn main() {}
+// A tool for people at a terminal prints; the product's crates do not.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod check;
+mod command;
+mod fuzz;
+mod layers;
+mod packages;
+mod scratch;
+mod sizes;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+The project's own tools.
+
+  cargo xtask check                 formatting, lints, layers, sizes
+  cargo xtask layers                only the arrows between the crates
+  cargo xtask sizes                 only the long functions and files
+  cargo xtask test [ARGUMENTS]      installs what the tests need, builds, runs all tests
+  cargo xtask fuzz [SECONDS] [NAME] every fuzz target, 60 seconds each if nothing is said
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<ExitCode> {
+    let (verb, rest) = match arguments.split_first() {
+        Some((verb, rest)) => (verb.as_str(), rest),
+        None => ("help", arguments),
+    };
+    match verb {
+        "check" => check::run()?,
+        "layers" => layers::run()?,
+        "sizes" => sizes::run()?,
+        "test" => return test::run(rest),
+        "fuzz" => fuzz::run(rest)?,
+        "help" | "--help" | "-h" => print!("{HELP}"),
+        other => bail!("there is no command {other:?}; `cargo xtask help` lists them"),
+    }
+    Ok(ExitCode::SUCCESS)
+}

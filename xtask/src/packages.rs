@@ -1,0 +1,99 @@
+//! Debian packages that the tools and the tests call. Each line states its reason.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::command;
+
+pub(crate) struct Package {
+    name: &'static str,
+    /// Who calls it.
+    _reason: &'static str,
+}
+
+const fn package(name: &'static str, reason: &'static str) -> Package {
+    Package {
+        name,
+        _reason: reason,
+    }
+}
+
+pub(crate) const BUSYBOX: Package = package(
+    "busybox-static",
+    "the root file system of test bundles, and the lab's first file",
+);
+pub(crate) const GCC: Package = package("gcc", "the floor program of the benchmark");
+pub(crate) const LIBC: Package = package("libc6-dev", "headers and the static libc for it");
+pub(crate) const RUNC: Package = package("runc", "a peer, and the shape that others expect");
+pub(crate) const CRUN: Package = package("crun", "a peer");
+pub(crate) const UTIL_LINUX: Package = package("util-linux", "unshare, setpriv, mount in tests");
+pub(crate) const QEMU: Package = package("qemu-system-x86", "the machine that the lab emulates");
+
+/// What `cargo xtask lab` calls.
+pub(crate) const LAB: &[Package] = &[BUSYBOX, QEMU, UTIL_LINUX];
+/// What `cargo xtask bench runtime` calls.
+pub(crate) const BENCH: &[Package] = &[BUSYBOX, GCC, LIBC, RUNC, CRUN, UTIL_LINUX];
+/// What `cargo xtask fuzz` calls.
+pub(crate) const FUZZ: &[Package] = &[package("g++", "libFuzzer is written in C++")];
+/// What the tests call.
+pub(crate) const TESTS: &[Package] = &[
+    BUSYBOX,
+    QEMU,
+    UTIL_LINUX,
+    GCC,
+    LIBC,
+    RUNC,
+    CRUN,
+    package("podman", "drives moat-runtime as its users do"),
+    package("containerd", "drives moat-runtime through its stock shim"),
+    package("uidmap", "newuidmap and newgidmap for rootless containers"),
+    package("cpio", "reads and writes archives in tests"),
+    package("xz-utils", "unpacks what Debian packs"),
+    package("iproute2", "ip: shows and makes network devices in tests"),
+    package("e2fsprogs", "mke2fs: file systems on scratch disks"),
+    package("python3", "small servers in tests, such as a seccomp agent"),
+];
+
+/// Installs what is missing; does nothing, and asks no server, when all is there.
+pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
+    let mut missing = Vec::new();
+    for package in packages {
+        if !installed(package.name)? {
+            missing.push(package.name);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    command::step(apt_get().args(["update", "-qq"]))?;
+    command::step(
+        apt_get()
+            .args(["install", "--yes", "-qq", "--no-install-recommends"])
+            .args(&missing),
+    )
+    .with_context(|| format!("cannot install {}", missing.join(", ")))
+}
+
+/// apt-get, as root, that asks nothing and starts no service.
+fn apt_get() -> Command {
+    let mut command = if rustix::process::geteuid().is_root() {
+        Command::new("env")
+    } else {
+        let mut sudo = Command::new("sudo");
+        sudo.arg("env");
+        sudo
+    };
+    // invoke-rc.d starts nothing in runlevel 1, so a daemon that comes with a package stays off.
+    command.args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get"]);
+    command
+}
+
+fn installed(name: &str) -> Result<bool> {
+    let done = Command::new("dpkg-query")
+        .args(["--show", "--showformat=${db:Status-Status}", name])
+        .stderr(Stdio::null())
+        .output()
+        .context("cannot start dpkg-query; the tools expect Debian 12")?;
+    Ok(done.stdout == b"installed")
+}
