@@ -10,6 +10,7 @@
 mod check;
 mod command;
 mod fuzz;
+mod lab;
 mod layers;
 mod packages;
 mod scratch;
@@ -28,11 +29,22 @@ The project's own tools.
   cargo xtask sizes                 only the long functions and files
   cargo xtask test [ARGUMENTS]      installs what the tests need, builds, runs all tests
   cargo xtask fuzz [SECONDS] [NAME] every fuzz target, 60 seconds each if nothing is said
+  cargo xtask lab -- COMMAND        runs COMMAND as root on an emulated host
 ";
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match run(&arguments) {
+    let mut words = std::env::args();
+    let own_name = words.next().unwrap_or_default();
+    let arguments: Vec<String> = words.collect();
+    if std::process::id() == 1 {
+        lab::init::run();
+    }
+    let done = if own_name.ends_with("/modprobe") {
+        lab::init::modprobe(&arguments).map(|()| ExitCode::SUCCESS)
+    } else {
+        run(&arguments)
+    };
+    match done {
         Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: {error:#}");
@@ -52,6 +64,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         "sizes" => sizes::run()?,
         "test" => return test::run(rest),
         "fuzz" => fuzz::run(rest)?,
+        "lab" => return lab::run(rest),
         "help" | "--help" | "-h" => print!("{HELP}"),
         other => bail!("there is no command {other:?}; `cargo xtask help` lists them"),
     }

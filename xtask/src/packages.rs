@@ -19,19 +19,18 @@ const fn package(name: &'static str, reason: &'static str) -> Package {
     }
 }
 
-pub(crate) const BUSYBOX: Package = package(
-    "busybox-static",
-    "the root file system of test bundles, and the lab's first file",
-);
+pub(crate) const BUSYBOX: Package =
+    package("busybox-static", "the root file system of test bundles");
 pub(crate) const GCC: Package = package("gcc", "the floor program of the benchmark");
 pub(crate) const LIBC: Package = package("libc6-dev", "headers and the static libc for it");
 pub(crate) const RUNC: Package = package("runc", "a peer, and the shape that others expect");
 pub(crate) const CRUN: Package = package("crun", "a peer");
 pub(crate) const UTIL_LINUX: Package = package("util-linux", "unshare, setpriv, mount in tests");
 pub(crate) const QEMU: Package = package("qemu-system-x86", "the machine that the lab emulates");
+pub(crate) const XZ: Package = package("xz-utils", "unpacks the lab's kernel");
 
 /// What `cargo xtask lab` calls.
-pub(crate) const LAB: &[Package] = &[BUSYBOX, QEMU, UTIL_LINUX];
+pub(crate) const LAB: &[Package] = &[QEMU, UTIL_LINUX, XZ];
 /// What `cargo xtask bench runtime` calls.
 pub(crate) const BENCH: &[Package] = &[BUSYBOX, GCC, LIBC, RUNC, CRUN, UTIL_LINUX];
 /// What `cargo xtask fuzz` calls.
@@ -49,7 +48,7 @@ pub(crate) const TESTS: &[Package] = &[
     package("containerd", "drives moat-runtime through its stock shim"),
     package("uidmap", "newuidmap and newgidmap for rootless containers"),
     package("cpio", "reads and writes archives in tests"),
-    package("xz-utils", "unpacks what Debian packs"),
+    XZ,
     package("iproute2", "ip: shows and makes network devices in tests"),
     package("e2fsprogs", "mke2fs: file systems on scratch disks"),
     package("python3", "small servers in tests, such as a seccomp agent"),
@@ -66,17 +65,17 @@ pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    command::step(apt_get().args(["update", "-qq"]))?;
+    command::step(&mut apt_get("update"))?;
     command::step(
-        apt_get()
-            .args(["install", "--yes", "-qq", "--no-install-recommends"])
+        apt_get("install")
+            .args(["--yes", "--no-install-recommends"])
             .args(&missing),
     )
     .with_context(|| format!("cannot install {}", missing.join(", ")))
 }
 
 /// apt-get, as root, that asks nothing and starts no service.
-fn apt_get() -> Command {
+pub(crate) fn apt_get(verb: &str) -> Command {
     let mut command = if rustix::process::geteuid().is_root() {
         Command::new("env")
     } else {
@@ -85,7 +84,13 @@ fn apt_get() -> Command {
         sudo
     };
     // invoke-rc.d starts nothing in runlevel 1, so a daemon that comes with a package stays off.
-    command.args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get"]);
+    command.args([
+        "DEBIAN_FRONTEND=noninteractive",
+        "RUNLEVEL=1",
+        "apt-get",
+        "-qq",
+        verb,
+    ]);
     command
 }
 

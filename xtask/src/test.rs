@@ -7,10 +7,11 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::{command, packages};
+use crate::{command, lab, packages};
 
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     packages::ensure(packages::TESTS)?;
+    lab::prepare()?;
     command::step(command::cargo().args(["build", "--workspace", "--locked"]))?;
     let mut runner = runner();
     runner.args(arguments);
