@@ -7,8 +7,11 @@
 // A tool for people at a terminal prints; the product's crates do not.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
+mod bundle;
 mod check;
 mod command;
+mod demo;
 mod fuzz;
 mod lab;
 mod layers;
@@ -24,12 +27,15 @@ use anyhow::{Result, bail};
 const HELP: &str = "\
 The project's own tools.
 
+  cargo xtask demo                  builds the runtime and shows one container, step by step
   cargo xtask check                 formatting, lints, layers, sizes
   cargo xtask layers                only the arrows between the crates
   cargo xtask sizes                 only the long functions and files
   cargo xtask test [ARGUMENTS]      installs what the tests need, builds, runs all tests
   cargo xtask fuzz [SECONDS] [NAME] every fuzz target, 60 seconds each if nothing is said
   cargo xtask lab -- COMMAND        runs COMMAND as root on an emulated host
+  cargo xtask bench runtime [--runs N] [--gate] [--json FILE]
+                                    moat-runtime beside crun, runc and a bare C program
 ";
 
 fn main() -> ExitCode {
@@ -63,7 +69,9 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         "layers" => layers::run()?,
         "sizes" => sizes::run()?,
         "test" => return test::run(rest),
+        "demo" => demo::run()?,
         "fuzz" => fuzz::run(rest)?,
+        "bench" => return bench::run(rest),
         "lab" => return lab::run(rest),
         "help" | "--help" | "-h" => print!("{HELP}"),
         other => bail!("there is no command {other:?}; `cargo xtask help` lists them"),

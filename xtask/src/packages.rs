@@ -33,6 +33,8 @@ pub(crate) const XZ: Package = package("xz-utils", "unpacks the lab's kernel");
 pub(crate) const LAB: &[Package] = &[QEMU, UTIL_LINUX, XZ];
 /// What `cargo xtask bench runtime` calls.
 pub(crate) const BENCH: &[Package] = &[BUSYBOX, GCC, LIBC, RUNC, CRUN, UTIL_LINUX];
+/// What `cargo xtask demo` calls.
+pub(crate) const DEMO: &[Package] = &[BUSYBOX];
 /// What `cargo xtask fuzz` calls.
 pub(crate) const FUZZ: &[Package] = &[package("g++", "libFuzzer is written in C++")];
 /// What the tests call.

@@ -339,15 +339,14 @@ fn command(order: &Value) -> Result<i32> {
     };
     // The writing ends must be the command's alone, or their end is never seen.
     drop(command);
-    let code = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let finished = &finished;
         scope.spawn(move || pump(out, out_port, finished));
         scope.spawn(move || pump(err, err_port, finished));
         let code = reap(child.id());
         drop(finish);
         code
-    });
-    code
+    })
 }
 
 /// Copies until the writers are gone, or until the command has ended and the pipe is empty: what

@@ -209,7 +209,7 @@ fn section<'a>(elf: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let number = |at: usize, size: usize| -> Option<usize> {
         let bytes = elf.get(at..at.checked_add(size)?)?;
         bytes.iter().rev().try_fold(0usize, |value, byte| {
-            Some(value.checked_mul(256)?.checked_add(usize::from(*byte))?)
+            value.checked_mul(256)?.checked_add(usize::from(*byte))
         })
     };
     let (table, size) = (number(0x28, 8)?, number(0x3a, 2)?);

@@ -1,0 +1,77 @@
+//! A mount namespace for the benchmark alone.
+//!
+//! crun refuses a host that mounts cgroup v2 beside cgroup v1. Here, and only here, that mount is
+//! taken away, so that all contenders run under the same conditions.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use crate::command;
+
+/// Set in the process that already lives in the namespace.
+const MARK: &str = "MOAT_BENCH_PRIVATE";
+
+pub(super) fn inside() -> bool {
+    std::env::var_os(MARK).is_some()
+}
+
+/// Runs this program once more, in a new mount namespace.
+pub(super) fn enter(runtime: &Path, arguments: &[String]) -> Result<ExitCode> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("the benchmark of the runtime needs root: it makes namespaces and cgroups");
+    }
+    let me = std::env::current_exe().context("cannot find this program's own file")?;
+    let mut again = Command::new("unshare");
+    again
+        .args(["--mount", "--propagation", "private", "--"])
+        .arg(me)
+        .arg("bench");
+    again
+        .args(arguments)
+        .arg("--runtime")
+        .arg(runtime)
+        .env(MARK, "1");
+    let status = command::status(&mut again)?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Hides the second hierarchy on a hybrid host; changes nothing on others.
+pub(super) fn settle() -> Result<()> {
+    const UNIFIED: &str = "/sys/fs/cgroup/unified";
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")
+        .context("cannot read /proc/self/mountinfo")?;
+    if !mounts
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some(UNIFIED))
+    {
+        return Ok(());
+    }
+    unmount(UNIFIED, UnmountFlags::DETACH).with_context(|| format!("cannot unmount {UNIFIED}"))?;
+    // crun makes its folder there all the same, and it must not stay in the host's tmpfs.
+    mount("none", UNIFIED, "tmpfs", MountFlags::empty(), c"mode=755")
+        .with_context(|| format!("cannot cover {UNIFIED}"))
+}
+
+/// Removes the groups whose names begin with the mark, directly beneath each hierarchy's root.
+pub(super) fn remove_cgroups(mark: &str) {
+    let folder = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
+    let base = Path::new("/sys/fs/cgroup");
+    let hierarchies = folder(base)
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir());
+    for hierarchy in hierarchies.chain([base.to_owned()]) {
+        for group in folder(&hierarchy) {
+            if group.file_name().to_string_lossy().starts_with(mark) {
+                // A group that is in use stays, and its name says whose it is.
+                let _ = std::fs::remove_dir(group.path());
+            }
+        }
+    }
+}
