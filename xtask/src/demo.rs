@@ -15,22 +15,14 @@ pub(crate) fn run() -> Result<()> {
         bail!("the demonstration needs root: its container has no user namespace");
     }
     packages::ensure(packages::DEMO)?;
-    command::step(command::cargo().args([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "moat-runtime",
-    ]))?;
+    command::step(command::cargo().args(["build", "--release", "--locked", "--package", "moat-runtime"]))?;
     let runtime = command::built("release")?.join("moat-runtime");
     let scratch = Scratch::new("demo")?;
     let name = format!("moat-demo-{}", std::process::id());
     let shown = show(&runtime, scratch.path(), &name);
     if shown.is_err() {
         // The container may have come half-way; without one this fails, and that is fine.
-        let _ = moat(&runtime, scratch.path())
-            .args(["delete", "--force", &name])
-            .output();
+        let _ = moat(&runtime, scratch.path()).args(["delete", "--force", &name]).output();
     }
     shown
 }
@@ -47,18 +39,8 @@ fn show(runtime: &Path, scratch: &Path, name: &str) -> Result<()> {
     let config = bundle::default_config(runtime, scratch)?;
     let arguments = ["/bin/sh", "-c", SCRIPT];
     let cgroup = format!("/{name}");
-    let folder = bundle::write(
-        scratch.join("bundle"),
-        &rootfs,
-        &config,
-        &cgroup,
-        &arguments,
-    )?;
+    let folder = bundle::write(scratch.join("bundle"), &rootfs, &config, &cgroup, &arguments)?;
     let mut run = moat(runtime, scratch);
-    command::step(
-        run.args(["run", "--explain", "--bundle"])
-            .arg(folder)
-            .arg(name),
-    )?;
+    command::step(run.args(["run", "--explain", "--bundle"]).arg(folder).arg(name))?;
     command::step(Command::new(runtime).arg("features"))
 }

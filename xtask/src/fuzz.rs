@@ -28,15 +28,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     }
     packages::ensure(packages::FUZZ)?;
     let (targets, folder) = build(&manifest)?;
-    let chosen: Vec<&String> = targets
-        .iter()
-        .filter(|name| only.is_empty() || only.contains(name))
-        .collect();
+    let chosen: Vec<&String> = targets.iter().filter(|name| only.is_empty() || only.contains(name)).collect();
     if chosen.is_empty() {
-        bail!(
-            "fuzz/Cargo.toml has no target of this name; it has {}",
-            targets.join(", ")
-        );
+        bail!("fuzz/Cargo.toml has no target of this name; it has {}", targets.join(", "));
     }
     for name in chosen {
         fuzz(&home, &folder, name, seconds)?;
@@ -51,9 +45,7 @@ fn parse(arguments: &[String]) -> Result<(u64, &[String])> {
     if !first.starts_with(|first: char| first.is_ascii_digit()) {
         return Ok((60, arguments));
     }
-    let seconds = first
-        .parse()
-        .with_context(|| format!("{first:?} is not a number of seconds"))?;
+    let seconds = first.parse().with_context(|| format!("{first:?} is not a number of seconds"))?;
     Ok((seconds, rest))
 }
 
@@ -64,16 +56,12 @@ fn build(manifest: &Path) -> Result<(Vec<String>, PathBuf)> {
     let mut cargo = command::cargo();
     cargo.current_dir(manifest.parent().unwrap_or(manifest));
     cargo.args(["build", "--release", "--bins", "--target", "host-tuple"]);
-    cargo
-        .arg("--target-dir")
-        .arg(&target)
-        .env("RUSTFLAGS", FLAGS);
+    cargo.arg("--target-dir").arg(&target).env("RUSTFLAGS", FLAGS);
     command::step(&mut cargo)?;
 
     let mut cargo = command::cargo();
     cargo.current_dir(manifest.parent().unwrap_or(manifest));
-    let text =
-        command::output(cargo.args(["metadata", "--no-deps", "--offline", "--format-version=1"]))?;
+    let text = command::output(cargo.args(["metadata", "--no-deps", "--offline", "--format-version=1"]))?;
     let metadata: Value = serde_json::from_str(&text).context("`cargo metadata` is not JSON")?;
     let names = metadata["packages"]
         .as_array()
@@ -92,17 +80,14 @@ fn triple() -> Result<String> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let text = command::output(Command::new(rustc).args(["--version", "--verbose"]))?;
     let host = text.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host
-        .context("`rustc --version --verbose` names no host")?
-        .to_owned())
+    Ok(host.context("`rustc --version --verbose` names no host")?.to_owned())
 }
 
 fn fuzz(home: &Path, folder: &Path, name: &str, seconds: u64) -> Result<()> {
     // libFuzzer writes new inputs into the first folder; the committed one is only read.
     let scratch = Scratch::new("fuzz")?;
     let (found, crashes) = (scratch.folder("found")?, home.join("artifacts").join(name));
-    std::fs::create_dir_all(&crashes)
-        .with_context(|| format!("cannot make {}", crashes.display()))?;
+    std::fs::create_dir_all(&crashes).with_context(|| format!("cannot make {}", crashes.display()))?;
     let mut command = Command::new(folder.join(name));
     command.arg(found);
     let seeds = home.join("corpus").join(name);

@@ -24,12 +24,7 @@ const fn room(
     may_use: &'static [&'static str],
     never: &'static [&'static str],
 ) -> Room {
-    Room {
-        name,
-        layer,
-        may_use,
-        never,
-    }
+    Room { name, layer, may_use, never }
 }
 
 /// Every crate of the workspace. `never` also names libraries.
@@ -38,40 +33,15 @@ const ROOMS: &[Room] = &[
     room(1, "model", &[], &["linux"]),
     room(2, "image", &["linux", "model"], &["sandbox"]),
     room(2, "net", &["linux", "model"], &["engine"]),
-    room(
-        2,
-        "sandbox",
-        &["linux", "model"],
-        &["tokio", "engine", "net", "image"],
-    ),
-    room(
-        2,
-        "vmm",
-        &["linux", "model"],
-        &["tokio", "image", "net", "engine", "sandbox"],
-    ),
-    room(
-        3,
-        "agent",
-        &["linux", "model", "sandbox"],
-        &["engine", "image", "net"],
-    ),
+    room(2, "sandbox", &["linux", "model"], &["tokio", "engine", "net", "image"]),
+    room(2, "vmm", &["linux", "model"], &["tokio", "image", "net", "engine", "sandbox"]),
+    room(3, "agent", &["linux", "model", "sandbox"], &["engine", "image", "net"]),
     // The engine starts moat-vmm; it never links it.
-    room(
-        3,
-        "engine",
-        &["image", "linux", "model", "net", "sandbox"],
-        &["api", "cli", "vmm"],
-    ),
+    room(3, "engine", &["image", "linux", "model", "net", "sandbox"], &["api", "cli", "vmm"]),
     room(4, "api", &["engine", "model"], &["vmm"]),
     room(4, "shim", &["engine", "model"], &["vmm"]),
     room(5, "cli", &["api", "engine", "model"], &[]),
-    room(
-        5,
-        "runtime",
-        &["linux", "model", "sandbox"],
-        &["image", "net"],
-    ),
+    room(5, "runtime", &["linux", "model", "sandbox"], &["image", "net"]),
 ];
 
 /// The direct dependencies of one crate, by short name.
@@ -109,19 +79,13 @@ fn short(package: &str) -> &str {
 }
 
 fn read(metadata: &Value) -> Result<BTreeMap<String, Uses>> {
-    let packages = metadata["packages"]
-        .as_array()
-        .context("`cargo metadata` has no packages")?;
+    let packages = metadata["packages"].as_array().context("`cargo metadata` has no packages")?;
     let mut workspace = BTreeMap::new();
     for package in packages {
         let name = package["name"].as_str().context("a package has no name")?;
         let mut uses = Uses::default();
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
-            let used = short(
-                dependency["name"]
-                    .as_str()
-                    .context("a dependency has no name")?,
-            );
+            let used = short(dependency["name"].as_str().context("a dependency has no name")?);
             match dependency["kind"].as_str() {
                 Some("dev") => uses.dev.insert(used.to_owned()),
                 _ => uses.normal.insert(used.to_owned()),
@@ -148,18 +112,12 @@ fn faults(workspace: &BTreeMap<String, Uses>) -> Vec<String> {
             ));
             continue;
         };
-        for used in uses
-            .normal
-            .iter()
-            .filter(|used| workspace.contains_key(*used))
-        {
+        for used in uses.normal.iter().filter(|used| workspace.contains_key(*used)) {
             faults.extend(normal_fault(room, used));
         }
         for used in uses.dev.iter().filter(|used| workspace.contains_key(*used)) {
             if find(used).is_none_or(|used| used.layer > room.layer) {
-                faults.push(format!(
-                    "the tests of {name} use {used}, which stands above {name}"
-                ));
+                faults.push(format!("the tests of {name} use {used}, which stands above {name}"));
             }
         }
         faults.extend(never_faults(room, workspace));
@@ -177,16 +135,10 @@ fn normal_fault(room: &Room, used: &str) -> Option<String> {
         ));
     }
     if target.layer == room.layer {
-        return Some(format!(
-            "{name} uses {used}: both stand in layer {}",
-            room.layer
-        ));
+        return Some(format!("{name} uses {used}: both stand in layer {}", room.layer));
     }
     if !room.may_use.contains(&used) {
-        return Some(format!(
-            "{name} uses {used}; it may use only {}",
-            room.may_use.join(", ")
-        ));
+        return Some(format!("{name} uses {used}; it may use only {}", room.may_use.join(", ")));
     }
     None
 }
@@ -202,10 +154,7 @@ fn never_faults(room: &Room, workspace: &BTreeMap<String, Uses>) -> Vec<String> 
         };
         for used in &uses.normal {
             if room.never.contains(&used.as_str()) {
-                faults.push(format!(
-                    "{} must never use {used}: {path} -> {used}",
-                    room.name
-                ));
+                faults.push(format!("{} must never use {used}: {path} -> {used}", room.name));
             }
             if workspace.contains_key(used) && seen.insert(used) {
                 open.push((used, format!("{path} -> {used}")));
@@ -222,13 +171,7 @@ mod tests {
     fn workspace(crates: &[(&str, &[&str], &[&str])]) -> BTreeMap<String, Uses> {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let uses = |(name, normal, dev): &(&str, &[&str], &[&str])| {
-            (
-                (*name).to_owned(),
-                Uses {
-                    normal: set(normal),
-                    dev: set(dev),
-                },
-            )
+            ((*name).to_owned(), Uses { normal: set(normal), dev: set(dev) })
         };
         crates.iter().map(uses).collect()
     }
@@ -237,11 +180,7 @@ mod tests {
     fn the_table_itself_only_points_down() {
         for room in ROOMS {
             for used in room.may_use {
-                assert!(
-                    find(used).is_some_and(|used| used.layer < room.layer),
-                    "{}",
-                    room.name
-                );
+                assert!(find(used).is_some_and(|used| used.layer < room.layer), "{}", room.name);
                 assert!(!room.never.contains(used), "{} and {used}", room.name);
             }
         }
@@ -262,19 +201,13 @@ mod tests {
     #[test]
     fn an_arrow_up_is_named() {
         let workspace = workspace(&[("linux", &["sandbox"], &[]), ("sandbox", &[], &[])]);
-        assert_eq!(
-            faults(&workspace),
-            ["linux (layer 1) uses sandbox (layer 2): an arrow up".to_owned()]
-        );
+        assert_eq!(faults(&workspace), ["linux (layer 1) uses sandbox (layer 2): an arrow up".to_owned()]);
     }
 
     #[test]
     fn an_arrow_sideways_and_one_beside_the_list_are_named() {
-        let workspace = workspace(&[
-            ("linux", &[], &[]),
-            ("model", &["linux"], &[]),
-            ("api", &["linux"], &[]),
-        ]);
+        let workspace =
+            workspace(&[("linux", &[], &[]), ("model", &["linux"], &[]), ("api", &["linux"], &[])]);
         assert_eq!(
             faults(&workspace),
             [
@@ -287,35 +220,20 @@ mod tests {
 
     #[test]
     fn a_forbidden_library_is_found_behind_another_crate() {
-        let workspace = workspace(&[
-            ("model", &["tokio"], &[]),
-            ("sandbox", &["model"], &["tokio"]),
-        ]);
-        assert_eq!(
-            faults(&workspace),
-            ["sandbox must never use tokio: sandbox -> model -> tokio"]
-        );
+        let workspace = workspace(&[("model", &["tokio"], &[]), ("sandbox", &["model"], &["tokio"])]);
+        assert_eq!(faults(&workspace), ["sandbox must never use tokio: sandbox -> model -> tokio"]);
     }
 
     #[test]
     fn tests_may_use_more_but_nothing_above() {
-        let workspace = workspace(&[
-            ("linux", &[], &["model"]),
-            ("model", &[], &["sandbox"]),
-            ("sandbox", &[], &[]),
-        ]);
-        assert_eq!(
-            faults(&workspace),
-            ["the tests of model use sandbox, which stands above model"]
-        );
+        let workspace =
+            workspace(&[("linux", &[], &["model"]), ("model", &[], &["sandbox"]), ("sandbox", &[], &[])]);
+        assert_eq!(faults(&workspace), ["the tests of model use sandbox, which stands above model"]);
     }
 
     #[test]
     fn an_unknown_crate_is_named() {
         let faults = faults(&workspace(&[("utils", &[], &[])]));
-        assert!(
-            faults[0].starts_with("the crate utils has no line"),
-            "{faults:?}"
-        );
+        assert!(faults[0].starts_with("the crate utils has no line"), "{faults:?}");
     }
 }

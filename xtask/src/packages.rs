@@ -13,14 +13,10 @@ pub(crate) struct Package {
 }
 
 const fn package(name: &'static str, reason: &'static str) -> Package {
-    Package {
-        name,
-        _reason: reason,
-    }
+    Package { name, _reason: reason }
 }
 
-pub(crate) const BUSYBOX: Package =
-    package("busybox-static", "the root file system of test bundles");
+pub(crate) const BUSYBOX: Package = package("busybox-static", "the root file system of test bundles");
 pub(crate) const GCC: Package = package("gcc", "the floor program of the benchmark");
 pub(crate) const LIBC: Package = package("libc6-dev", "headers and the static libc for it");
 pub(crate) const RUNC: Package = package("runc", "a peer, and the shape that others expect");
@@ -68,12 +64,8 @@ pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
         return Ok(());
     }
     command::step(&mut apt_get("update"))?;
-    command::step(
-        apt_get("install")
-            .args(["--yes", "--no-install-recommends"])
-            .args(&missing),
-    )
-    .with_context(|| format!("cannot install {}", missing.join(", ")))
+    command::step(apt_get("install").args(["--yes", "--no-install-recommends"]).args(&missing))
+        .with_context(|| format!("cannot install {}", missing.join(", ")))
 }
 
 /// apt-get, as root, that asks nothing and starts no service.
@@ -86,13 +78,7 @@ pub(crate) fn apt_get(verb: &str) -> Command {
         sudo
     };
     // invoke-rc.d starts nothing in runlevel 1, so a daemon that comes with a package stays off.
-    command.args([
-        "DEBIAN_FRONTEND=noninteractive",
-        "RUNLEVEL=1",
-        "apt-get",
-        "-qq",
-        verb,
-    ]);
+    command.args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "-qq", verb]);
     command
 }
 

@@ -19,8 +19,8 @@ pub(crate) fn run() -> Result<()> {
     files.sort();
     let mut findings = Vec::new();
     for file in &files {
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("cannot read {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
         let name = file.strip_prefix(root).unwrap_or(file).display();
         let lines = text.lines().count();
         if lines > FILE_LINES {
@@ -45,13 +45,9 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     if !folder.is_dir() {
         return Ok(());
     }
-    let entries = folder
-        .read_dir()
-        .with_context(|| format!("cannot list {}", folder.display()))?;
+    let entries = folder.read_dir().with_context(|| format!("cannot list {}", folder.display()))?;
     for entry in entries {
-        let path = entry
-            .with_context(|| format!("cannot list {}", folder.display()))?
-            .path();
+        let path = entry.with_context(|| format!("cannot list {}", folder.display()))?.path();
         if path.is_dir() && !path.ends_with("target") {
             collect(&path, files)?;
         } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -111,14 +107,8 @@ mod tests {
 
     #[test]
     fn functions_are_recognised() {
-        assert_eq!(
-            function_name("    pub(crate) async fn go<T>(x: T) {"),
-            Some("go")
-        );
-        assert_eq!(
-            function_name("unsafe extern \"C\" fn handler() {"),
-            Some("handler")
-        );
+        assert_eq!(function_name("    pub(crate) async fn go<T>(x: T) {"), Some("go"));
+        assert_eq!(function_name("unsafe extern \"C\" fn handler() {"), Some("handler"));
         assert_eq!(function_name("// fn in a comment"), None);
         assert_eq!(function_name("let x = fn_name();"), None);
     }
@@ -130,9 +120,6 @@ mod tests {
             "trait T {{\n    fn declared(&self);\n}}\nfn short() {{\n    if x {{\n    }}\n}}\nmod m {{\n    \
              fn long(\n        a: u8,\n    ) {{\n{body}    }}\n}}\n"
         );
-        assert_eq!(
-            long_functions(&text),
-            [(9, "long".to_owned(), FUNCTION_LINES + 4)]
-        );
+        assert_eq!(long_functions(&text), [(9, "long".to_owned(), FUNCTION_LINES + 4)]);
     }
 }

@@ -20,24 +20,14 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     runner.env("MOAT_XTASK", me);
     eprintln!("--- {}", command::line(&runner));
     let status = command::status(&mut runner)?;
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// cargo-nextest where it is installed, else the runner that comes with cargo.
 fn runner() -> Command {
     let mut command = command::cargo();
     if has_nextest() {
-        command.args([
-            "nextest",
-            "run",
-            "--workspace",
-            "--locked",
-            "--no-fail-fast",
-        ]);
+        command.args(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]);
     } else {
         command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     }

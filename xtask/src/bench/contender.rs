@@ -63,15 +63,10 @@ impl Course {
     /// Those that really run a container; a program that ends at once would win every race.
     pub(super) fn contenders(&self) -> Vec<Contender> {
         let program = |name: &str| command::find(name).unwrap_or_else(|| PathBuf::from(name));
-        let mut contenders = vec![Contender {
-            name: "floor",
-            program: self.floor.clone(),
-        }];
-        for (name, program) in [
-            ("moat", self.runtime.clone()),
-            ("crun", program("crun")),
-            ("runc", program("runc")),
-        ] {
+        let mut contenders = vec![Contender { name: "floor", program: self.floor.clone() }];
+        for (name, program) in
+            [("moat", self.runtime.clone()), ("crun", program("crun")), ("runc", program("runc"))]
+        {
             let contender = Contender { name, program };
             match self.probe(&contender) {
                 Ok(()) => contenders.push(contender),
@@ -110,11 +105,7 @@ impl Course {
 
     fn run_in(&self, one: &Contender, bundle: &Path, what: &str) -> Command {
         let mut command = self.command(one);
-        command
-            .arg("run")
-            .arg("--bundle")
-            .arg(bundle)
-            .arg(Self::id(one, what));
+        command.arg("run").arg("--bundle").arg(bundle).arg(Self::id(one, what));
         command
     }
 
@@ -128,14 +119,8 @@ impl Course {
 
     pub(super) fn create(&self, one: &Contender) -> Result<()> {
         let mut command = self.command(one);
-        command
-            .arg("create")
-            .arg("--bundle")
-            .arg(&self.bundles.lanes[0]);
-        command
-            .arg("--pid-file")
-            .arg(self.pid_file(one))
-            .arg(Self::id(one, "create"));
+        command.arg("create").arg("--bundle").arg(&self.bundles.lanes[0]);
+        command.arg("--pid-file").arg(self.pid_file(one)).arg(Self::id(one, "create"));
         silent(&mut command)
     }
 
@@ -146,11 +131,9 @@ impl Course {
     /// The process of the container that was just created.
     pub(super) fn pid(&self, one: &Contender) -> Result<u32> {
         let path = self.pid_file(one);
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        text.trim()
-            .parse()
-            .with_context(|| format!("{} holds no process id", path.display()))
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        text.trim().parse().with_context(|| format!("{} holds no process id", path.display()))
     }
 
     pub(super) fn start(&self, one: &Contender) -> Result<()> {
@@ -167,36 +150,18 @@ impl Course {
         let cgroup = format!("/{}-{name}", self.mark);
         let arguments = ["/bin/sleep", "1000000"];
         let folder = self.scratch.join(&name);
-        let bundle = bundle::write(
-            folder,
-            &self.bundles.rootfs,
-            &self.config,
-            &cgroup,
-            &arguments,
-        )?;
+        let bundle = bundle::write(folder, &self.bundles.rootfs, &self.config, &cgroup, &arguments)?;
         let mut command = self.command(one);
-        command
-            .args(["run", "--detach", "--bundle"])
-            .arg(bundle)
-            .arg(Self::id(one, "sleep"));
+        command.args(["run", "--detach", "--bundle"]).arg(bundle).arg(Self::id(one, "sleep"));
         silent(&mut command)
     }
 
     pub(super) fn exec(&self, one: &Contender) -> Result<()> {
-        silent(
-            self.command(one)
-                .arg("exec")
-                .arg(Self::id(one, "sleep"))
-                .arg("/bin/true"),
-        )
+        silent(self.command(one).arg("exec").arg(Self::id(one, "sleep")).arg("/bin/true"))
     }
 
     pub(super) fn stop_sleeper(&self, one: &Contender) -> Result<()> {
-        silent(
-            self.command(one)
-                .args(["delete", "--force"])
-                .arg(Self::id(one, "sleep")),
-        )
+        silent(self.command(one).args(["delete", "--force"]).arg(Self::id(one, "sleep")))
     }
 
     /// The peak of the runtime's process and of what it has waited for.
@@ -206,8 +171,7 @@ impl Course {
         peak.arg("peak").arg(run.get_program()).args(run.get_args());
         let said = command::output(&mut peak)?;
         let last = said.lines().last().unwrap_or_default();
-        last.parse()
-            .with_context(|| format!("`floor peak` said {last:?}"))
+        last.parse().with_context(|| format!("`floor peak` said {last:?}"))
     }
 
     /// Many containers; each lane starts its next one when the last has ended.
@@ -223,12 +187,8 @@ impl Course {
             }
         };
         std::thread::scope(|scope| {
-            let lanes: Vec<_> = self
-                .bundles
-                .lanes
-                .iter()
-                .map(|bundle| scope.spawn(|| lane(bundle)))
-                .collect();
+            let lanes: Vec<_> =
+                self.bundles.lanes.iter().map(|bundle| scope.spawn(|| lane(bundle))).collect();
             lanes.into_iter().try_for_each(|lane| match lane.join() {
                 Ok(result) => result,
                 Err(_) => bail!("a lane of the crowd panicked"),
@@ -239,9 +199,7 @@ impl Course {
     /// One run that tells its steps.
     pub(super) fn explain(&self, one: &Contender) -> Result<String> {
         let mut command = self.command(one);
-        command
-            .args(["run", "--explain", "--bundle"])
-            .arg(&self.bundles.lanes[0]);
+        command.args(["run", "--explain", "--bundle"]).arg(&self.bundles.lanes[0]);
         command.arg(Self::id(one, "explain")).stdin(Stdio::null());
         let done = command.output().context("cannot start moat-runtime")?;
         let mut text = String::from_utf8_lossy(&done.stdout).into_owned();
@@ -257,10 +215,7 @@ impl Course {
 
 impl Drop for Course {
     fn drop(&mut self) {
-        let roots = std::fs::read_dir(self.scratch.join("state"))
-            .into_iter()
-            .flatten()
-            .flatten();
+        let roots = std::fs::read_dir(self.scratch.join("state")).into_iter().flatten().flatten();
         for root in roots {
             let name = root.file_name();
             let program = match name.to_str() {
@@ -268,16 +223,9 @@ impl Drop for Course {
                 Some(peer) => PathBuf::from(peer),
                 None => continue,
             };
-            for container in std::fs::read_dir(root.path())
-                .into_iter()
-                .flatten()
-                .flatten()
-            {
+            for container in std::fs::read_dir(root.path()).into_iter().flatten().flatten() {
                 let mut command = Command::new(&program);
-                command
-                    .arg("--root")
-                    .arg(root.path())
-                    .args(["delete", "--force"]);
+                command.arg("--root").arg(root.path()).args(["delete", "--force"]);
                 // Most are gone already, and then this says so; nobody needs to hear it.
                 let _ = silent(command.arg(container.file_name()));
             }
@@ -290,27 +238,16 @@ impl Drop for Course {
 fn silent(command: &mut Command) -> Result<()> {
     // A pipe for the complaint would have to be emptied; the file is only read on failure.
     let complaint = tempfile()?;
-    let reader = complaint
-        .try_clone()
-        .context("cannot share a temporary file")?;
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(complaint);
+    let reader = complaint.try_clone().context("cannot share a temporary file")?;
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(complaint);
     let status = command::status(command)?;
     if status.success() {
         return Ok(());
     }
     use std::io::{Read, Seek};
     let (mut reader, mut said) = (reader, String::new());
-    let _ = reader
-        .rewind()
-        .and_then(|()| reader.read_to_string(&mut said));
-    bail!(
-        "`{}` ended with {status}: {}",
-        command::line(command),
-        said.trim()
-    );
+    let _ = reader.rewind().and_then(|()| reader.read_to_string(&mut said));
+    bail!("`{}` ended with {status}: {}", command::line(command), said.trim());
 }
 
 fn tempfile() -> Result<std::fs::File> {
@@ -323,9 +260,7 @@ fn tempfile() -> Result<std::fs::File> {
 pub(super) fn wait_until_ended(pid: u32) {
     let alive = || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let state = stat
-            .rsplit_once(") ")
-            .and_then(|(_, rest)| rest.chars().next());
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
         state.is_some_and(|state| state != 'Z' && state != 'X')
     };
     while alive() {

@@ -28,11 +28,7 @@ impl Sample {
         sorted.sort_by(f64::total_cmp);
         let last = sorted.len().saturating_sub(1);
         // The product is a small positive number.
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss
-        )]
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
         let place = (last as f64 * share).round() as usize;
         sorted.get(place).copied().unwrap_or(f64::NAN)
     }
@@ -58,12 +54,7 @@ impl Figures {
             sample.values.push(value);
             return;
         }
-        self.samples.push(Sample {
-            course,
-            unit,
-            contender: one.name,
-            values: vec![value],
-        });
+        self.samples.push(Sample { course, unit, contender: one.name, values: vec![value] });
     }
 
     pub(super) fn time(
@@ -138,12 +129,7 @@ mod tests {
     use super::*;
 
     fn sample(values: &[f64]) -> Sample {
-        Sample {
-            course: "run",
-            unit: Unit::Ms,
-            contender: "x",
-            values: values.to_vec(),
-        }
+        Sample { course: "run", unit: Unit::Ms, contender: "x", values: values.to_vec() }
     }
 
     #[test]

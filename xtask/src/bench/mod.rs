@@ -28,8 +28,7 @@ struct Options {
     runtime: Option<PathBuf>,
 }
 
-const USAGE: &str =
-    "usage: cargo xtask bench runtime [--runs N] [--gate] [--json FILE] [--runtime FILE]";
+const USAGE: &str = "usage: cargo xtask bench runtime [--runs N] [--gate] [--json FILE] [--runtime FILE]";
 
 /// So many containers in the crowd, so many at a time.
 const CROWD: usize = 100;
@@ -39,9 +38,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     let options = parse(arguments)?;
     packages::ensure(packages::BENCH)?;
     let runtime = match &options.runtime {
-        Some(runtime) => runtime
-            .canonicalize()
-            .with_context(|| format!("there is no {}", runtime.display()))?,
+        Some(runtime) => {
+            runtime.canonicalize().with_context(|| format!("there is no {}", runtime.display()))?
+        }
         None => {
             command::step(command::cargo().args([
                 "build",
@@ -68,10 +67,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
 
     print!("{}", report::table(&figures));
     if let Some(waterfall) = explained {
-        println!(
-            "\nOne `moat-runtime run --explain`:\n{}",
-            waterfall?.trim_end()
-        );
+        println!("\nOne `moat-runtime run --explain`:\n{}", waterfall?.trim_end());
     }
     let verdicts = report::verdicts(&figures);
     print!("\n{}", report::limits(&verdicts));
@@ -80,11 +76,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
     let kept = verdicts.iter().all(|verdict| verdict.passed());
-    Ok(if options.gate && !kept {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if options.gate && !kept { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn parse(arguments: &[String]) -> Result<Options> {
@@ -93,24 +85,13 @@ fn parse(arguments: &[String]) -> Result<Options> {
         Some("runtime") => {}
         _ => bail!("only the runtime has a benchmark so far; {USAGE}"),
     }
-    let mut options = Options {
-        runs: 50,
-        gate: false,
-        json: None,
-        runtime: None,
-    };
+    let mut options = Options { runs: 50, gate: false, json: None, runtime: None };
     while let Some(word) = words.next() {
-        let mut value = || {
-            words
-                .next()
-                .with_context(|| format!("{word} needs a value; {USAGE}"))
-        };
+        let mut value = || words.next().with_context(|| format!("{word} needs a value; {USAGE}"));
         match word.as_str() {
             "--runs" => {
                 let text = value()?;
-                options.runs = text
-                    .parse()
-                    .with_context(|| format!("{text:?} is not a number of runs"))?;
+                options.runs = text.parse().with_context(|| format!("{text:?} is not a number of runs"))?;
             }
             "--gate" => options.gate = true,
             "--json" => options.json = Some(PathBuf::from(value()?)),
@@ -129,9 +110,7 @@ fn floor(scratch: &Path) -> Result<PathBuf> {
     let source = command::root().join("xtask/floor.c");
     let program = scratch.join("floor");
     let mut gcc = Command::new("gcc");
-    gcc.args(["-O2", "-static", "-o"])
-        .arg(&program)
-        .arg(&source);
+    gcc.args(["-O2", "-static", "-o"]).arg(&program).arg(&source);
     command::quiet(&mut gcc)?;
     Ok(program)
 }
@@ -143,9 +122,7 @@ fn measure_all(course: &Course, contenders: &[Contender], runs: usize) -> Result
 
     eprintln!("--- bench: run, {runs} times each");
     measure::turns(3, &all, |one| course.run(one))?;
-    measure::turns(runs, &all, |one| {
-        figures.time("run", one, || course.run(one))
-    })?;
+    measure::turns(runs, &all, |one| figures.time("run", one, || course.run(one)))?;
 
     eprintln!("--- bench: run after 100 ms of quiet");
     measure::turns(runs.div_ceil(2), &all, |one| {
@@ -168,9 +145,7 @@ fn measure_all(course: &Course, contenders: &[Contender], runs: usize) -> Result
         course.start_sleeper(one)?;
     }
     measure::turns(3, &runtimes, |one| course.exec(one))?;
-    measure::turns(runs, &runtimes, |one| {
-        figures.time("exec", one, || course.exec(one))
-    })?;
+    measure::turns(runs, &runtimes, |one| figures.time("exec", one, || course.exec(one)))?;
     for one in &runtimes {
         course.stop_sleeper(one)?;
     }
@@ -185,9 +160,7 @@ fn measure_all(course: &Course, contenders: &[Contender], runs: usize) -> Result
     let rounds = (runs / 10).max(3);
     eprintln!("--- bench: {CROWD} containers, {AT_A_TIME} at a time, {rounds} times each");
     measure::turns(rounds, &runtimes, |one| {
-        figures.time("100 containers, 8 at a time", one, || {
-            course.crowd(one, CROWD)
-        })
+        figures.time("100 containers, 8 at a time", one, || course.crowd(one, CROWD))
     })?;
     Ok(figures)
 }
@@ -200,13 +173,8 @@ fn bundles(scratch: &Path, config: &serde_json::Value, mark: &str) -> Result<con
         let cgroup = format!("/{mark}-{name}");
         bundle::write(scratch.join(name), &rootfs, config, &cgroup, arguments)
     };
-    let lanes: Result<Vec<PathBuf>> = (0..AT_A_TIME)
-        .map(|lane| write(&format!("lane-{lane}"), &["/bin/true"]))
-        .collect();
+    let lanes: Result<Vec<PathBuf>> =
+        (0..AT_A_TIME).map(|lane| write(&format!("lane-{lane}"), &["/bin/true"])).collect();
     let probe = write("probe", &["/bin/echo", contender::PROBE])?;
-    Ok(contender::Bundles {
-        lanes: lanes?,
-        probe,
-        rootfs: rootfs.clone(),
-    })
+    Ok(contender::Bundles { lanes: lanes?, probe, rootfs: rootfs.clone() })
 }

@@ -25,32 +25,18 @@ pub(super) fn enter(runtime: &Path, arguments: &[String]) -> Result<ExitCode> {
     }
     let me = std::env::current_exe().context("cannot find this program's own file")?;
     let mut again = Command::new("unshare");
-    again
-        .args(["--mount", "--propagation", "private", "--"])
-        .arg(me)
-        .arg("bench");
-    again
-        .args(arguments)
-        .arg("--runtime")
-        .arg(runtime)
-        .env(MARK, "1");
+    again.args(["--mount", "--propagation", "private", "--"]).arg(me).arg("bench");
+    again.args(arguments).arg("--runtime").arg(runtime).env(MARK, "1");
     let status = command::status(&mut again)?;
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Hides the second hierarchy on a hybrid host; changes nothing on others.
 pub(super) fn settle() -> Result<()> {
     const UNIFIED: &str = "/sys/fs/cgroup/unified";
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")
-        .context("cannot read /proc/self/mountinfo")?;
-    if !mounts
-        .lines()
-        .any(|line| line.split(' ').nth(4) == Some(UNIFIED))
-    {
+    let mounts =
+        std::fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    if !mounts.lines().any(|line| line.split(' ').nth(4) == Some(UNIFIED)) {
         return Ok(());
     }
     unmount(UNIFIED, UnmountFlags::DETACH).with_context(|| format!("cannot unmount {UNIFIED}"))?;
@@ -63,9 +49,7 @@ pub(super) fn settle() -> Result<()> {
 pub(super) fn remove_cgroups(mark: &str) {
     let folder = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
     let base = Path::new("/sys/fs/cgroup");
-    let hierarchies = folder(base)
-        .map(|entry| entry.path())
-        .filter(|path| path.is_dir());
+    let hierarchies = folder(base).map(|entry| entry.path()).filter(|path| path.is_dir());
     for hierarchy in hierarchies.chain([base.to_owned()]) {
         for group in folder(&hierarchy) {
             if group.file_name().to_string_lossy().starts_with(mark) {

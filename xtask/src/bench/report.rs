@@ -14,36 +14,12 @@ struct Limit {
 }
 
 const LIMITS: &[Limit] = &[
-    Limit {
-        course: "run",
-        than: "crun",
-        factor: 0.5,
-    },
-    Limit {
-        course: "run",
-        than: "runc",
-        factor: 0.2,
-    },
-    Limit {
-        course: "run",
-        than: "floor",
-        factor: 2.5,
-    },
-    Limit {
-        course: "100 containers, 8 at a time",
-        than: "crun",
-        factor: 0.5,
-    },
-    Limit {
-        course: "peak memory of run",
-        than: "crun",
-        factor: 1.0,
-    },
-    Limit {
-        course: "exec",
-        than: "crun",
-        factor: 0.5,
-    },
+    Limit { course: "run", than: "crun", factor: 0.5 },
+    Limit { course: "run", than: "runc", factor: 0.2 },
+    Limit { course: "run", than: "floor", factor: 2.5 },
+    Limit { course: "100 containers, 8 at a time", than: "crun", factor: 0.5 },
+    Limit { course: "peak memory of run", than: "crun", factor: 1.0 },
+    Limit { course: "exec", than: "crun", factor: 0.5 },
 ];
 
 pub(super) struct Verdict {
@@ -54,8 +30,7 @@ pub(super) struct Verdict {
 
 impl Verdict {
     pub(super) fn passed(&self) -> bool {
-        self.measured
-            .is_some_and(|measured| measured <= self.limit.factor)
+        self.measured.is_some_and(|measured| measured <= self.limit.factor)
     }
 }
 
@@ -63,35 +38,24 @@ pub(super) fn verdicts(figures: &Figures) -> Vec<Verdict> {
     let verdict = |limit: &'static Limit| {
         let moat = figures.median(limit.course, "moat");
         let other = figures.median(limit.course, limit.than);
-        Verdict {
-            limit,
-            measured: moat.zip(other).map(|(moat, other)| moat / other),
-        }
+        Verdict { limit, measured: moat.zip(other).map(|(moat, other)| moat / other) }
     };
     LIMITS.iter().map(verdict).collect()
 }
 
 pub(super) fn table(figures: &Figures) -> String {
-    let mut text = format!(
-        "{:<29}{:<7}{:>10}{:>10}{:>6}{:>10}\n",
-        "course", "who", "median", "p90", "n", "moat is"
-    );
+    let mut text =
+        format!("{:<29}{:<7}{:>10}{:>10}{:>6}{:>10}\n", "course", "who", "median", "p90", "n", "moat is");
     for course in figures.courses() {
         let moat = figures.median(course, "moat");
-        for sample in figures
-            .samples
-            .iter()
-            .filter(|sample| sample.course == course)
-        {
+        for sample in figures.samples.iter().filter(|sample| sample.course == course) {
             let unit = if sample.unit == Unit::Ms { "ms" } else { "KiB" };
             let show = |value: f64| match sample.unit {
                 Unit::Ms => format!("{value:.2}"),
                 Unit::KiB => format!("{value:.0}"),
             };
             let ratio = moat.filter(|_| sample.contender != "moat");
-            let ratio = ratio.map_or(String::new(), |moat| {
-                format!("{:.2} x", moat / sample.median())
-            });
+            let ratio = ratio.map_or(String::new(), |moat| format!("{:.2} x", moat / sample.median()));
             // Writing into a string cannot fail.
             let _ = writeln!(
                 text,
@@ -109,20 +73,13 @@ pub(super) fn table(figures: &Figures) -> String {
 pub(super) fn limits(verdicts: &[Verdict]) -> String {
     let mut text = String::new();
     for verdict in verdicts {
-        let Limit {
-            course,
-            than,
-            factor,
-        } = verdict.limit;
+        let Limit { course, than, factor } = verdict.limit;
         let word = if verdict.passed() { "PASS" } else { "FAIL" };
         let measured = match verdict.measured {
             Some(measured) => format!("{measured:.2}"),
             None => "not measured".to_owned(),
         };
-        let _ = writeln!(
-            text,
-            "{word}  {course}: at most {factor} of {than}'s: {measured}"
-        );
+        let _ = writeln!(text, "{word}  {course}: at most {factor} of {than}'s: {measured}");
     }
     text
 }

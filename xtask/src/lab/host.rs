@@ -51,10 +51,7 @@ pub(super) fn boot(options: &Options, kernel: &Kernel, archive: &[u8]) -> Result
     machine(&mut qemu, options.icount);
     qemu.arg("-kernel").arg(kernel.image());
     qemu.args(["-append", KERNEL_LINE, "-initrd", &inherited(&initrd)?]);
-    let drive = format!(
-        "if=none,id=scratch,format=raw,file.locking=off,file={}",
-        inherited(&disk)?
-    );
+    let drive = format!("if=none,id=scratch,format=raw,file.locking=off,file={}", inherited(&disk)?);
     qemu.args(["-drive", &drive, "-device", "virtio-blk-pci,drive=scratch"]);
     qemu.args([
         "-virtfs",
@@ -64,12 +61,7 @@ pub(super) fn boot(options: &Options, kernel: &Kernel, archive: &[u8]) -> Result
     ]);
     let mut ends = Vec::new();
     let mut port = |name: &str| channel(&mut qemu, &mut ends, name);
-    let (console, out, err, mut status) = (
-        port("console")?,
-        port("out")?,
-        port("err")?,
-        port("status")?,
-    );
+    let (console, out, err, mut status) = (port("console")?, port("out")?, port("err")?, port("status")?);
     for (number, name) in ["out", "err", "status"].iter().enumerate() {
         let device = format!("virtserialport,nr={},chardev={name}", number + 1);
         qemu.args(["-device", &device]);
@@ -97,25 +89,10 @@ pub(super) fn boot(options: &Options, kernel: &Kernel, archive: &[u8]) -> Result
 
 /// The machine itself: no device that nobody uses, since each costs the firmware time.
 fn machine(qemu: &mut Command, icount: bool) {
-    qemu.args([
-        "-nodefaults",
-        "-no-user-config",
-        "-no-reboot",
-        "-display",
-        "none",
-        "-M",
-        "q35",
-    ]);
+    qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-M", "q35"]);
     qemu.args(["-cpu", "max,+svm", "-m", "2048"]);
     if icount {
-        qemu.args([
-            "-accel",
-            "tcg,thread=single",
-            "-smp",
-            "1",
-            "-icount",
-            "shift=1,sleep=off",
-        ]);
+        qemu.args(["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=1,sleep=off"]);
     } else {
         qemu.args(["-accel", "tcg,thread=multi", "-smp", "2"]);
     }
@@ -126,8 +103,7 @@ fn memory(name: &str, content: &[u8]) -> Result<OwnedFd> {
     let fd = memfd_create(name, MemfdFlags::CLOEXEC)
         .with_context(|| format!("cannot make a memory file for the {name}"))?;
     let mut file = std::fs::File::from(fd);
-    file.write_all(content)
-        .with_context(|| format!("cannot fill the memory file {name}"))?;
+    file.write_all(content).with_context(|| format!("cannot fill the memory file {name}"))?;
     Ok(OwnedFd::from(file))
 }
 
@@ -142,8 +118,7 @@ fn channel(qemu: &mut Command, ends: &mut Vec<OwnedFd>, name: &str) -> Result<Un
     let (ours, theirs) = UnixStream::pair().context("cannot make a pair of sockets")?;
     let theirs = OwnedFd::from(theirs);
     inherited(&theirs)?;
-    qemu.arg("-chardev")
-        .arg(format!("socket,id={name},fd={}", theirs.as_raw_fd()));
+    qemu.arg("-chardev").arg(format!("socket,id={name},fd={}", theirs.as_raw_fd()));
     ends.push(theirs);
     Ok(ours)
 }
@@ -153,11 +128,7 @@ fn pass(mut from: UnixStream, mut to: impl Write) {
     let mut buffer = vec![0; 64 << 10];
     let mut open = true;
     while let Ok(size @ 1..) = from.read(&mut buffer) {
-        open = open
-            && to
-                .write_all(&buffer[..size])
-                .and_then(|()| to.flush())
-                .is_ok();
+        open = open && to.write_all(&buffer[..size]).and_then(|()| to.flush()).is_ok();
     }
 }
 

@@ -57,16 +57,9 @@ fn say(status: &mut File, line: &str) {
     let _ = writeln!(status, "{line}");
 }
 
-fn make(
-    source: &str,
-    target: &str,
-    kind: &str,
-    flags: MountFlags,
-    data: &std::ffi::CStr,
-) -> Result<()> {
+fn make(source: &str, target: &str, kind: &str, flags: MountFlags, data: &std::ffi::CStr) -> Result<()> {
     fs::create_dir_all(target).with_context(|| format!("cannot make {target}"))?;
-    mount(source, target, kind, flags, data)
-        .with_context(|| format!("cannot mount {kind} on {target}"))
+    mount(source, target, kind, flags, data).with_context(|| format!("cannot mount {kind} on {target}"))
 }
 
 /// Those of the archive, in the order of their names.
@@ -118,91 +111,48 @@ fn mount_host() -> Result<()> {
     make("root", "/new", "overlay", MountFlags::empty(), options)
 }
 
-/// Turns the bare root into a host: its own file systems, device nodes, control groups.
+/// Turns the bare root into a host.
 fn furnish(order: &Value) -> Result<()> {
+    file_systems()?;
+    device_nodes()?;
+    tools(order)?;
+    copies()?;
+    switch()?;
+    settle()
+}
+
+/// What every host mounts, and memory wherever programs like to write much.
+fn file_systems() -> Result<()> {
     let plain = MountFlags::NOSUID | MountFlags::NODEV;
     let strict = plain | MountFlags::NOEXEC;
     make("proc", "/new/proc", "proc", strict, c"")?;
     make("sysfs", "/new/sys", "sysfs", strict, c"")?;
-    make(
-        "devtmpfs",
-        "/new/dev",
-        "devtmpfs",
-        MountFlags::NOSUID,
-        c"mode=755",
-    )?;
-    make(
-        "devpts",
-        "/new/dev/pts",
-        "devpts",
-        MountFlags::NOSUID,
-        c"gid=5,mode=620,ptmxmode=666",
-    )?;
+    make("devtmpfs", "/new/dev", "devtmpfs", MountFlags::NOSUID, c"mode=755")?;
+    make("devpts", "/new/dev/pts", "devpts", MountFlags::NOSUID, c"gid=5,mode=620,ptmxmode=666")?;
     make("tmpfs", "/new/dev/shm", "tmpfs", plain, c"mode=1777")?;
     make("mqueue", "/new/dev/mqueue", "mqueue", strict, c"")?;
     make("tmpfs", "/new/run", "tmpfs", plain, c"mode=755")?;
-    make(
-        "tmpfs",
-        "/new/tmp",
-        "tmpfs",
-        MountFlags::empty(),
-        c"mode=1777",
-    )?;
-    make(
-        "tmpfs",
-        "/new/var/tmp",
-        "tmpfs",
-        MountFlags::empty(),
-        c"mode=1777",
-    )?;
+    make("tmpfs", "/new/tmp", "tmpfs", MountFlags::empty(), c"mode=1777")?;
+    make("tmpfs", "/new/var/tmp", "tmpfs", MountFlags::empty(), c"mode=1777")?;
     // Layers of containers need an upper directory that is not itself an overlay.
-    make(
-        "tmpfs",
-        "/new/var/lib/containers",
-        "tmpfs",
-        MountFlags::empty(),
-        c"mode=755",
-    )?;
-    make(
-        "tmpfs",
-        "/new/var/lib/containerd",
-        "tmpfs",
-        MountFlags::empty(),
-        c"mode=755",
-    )?;
-    make(
-        "cgroup2",
-        "/new/sys/fs/cgroup",
-        "cgroup2",
-        strict,
-        c"nsdelegate,memory_recursiveprot",
-    )?;
-    make("bpf", "/new/sys/fs/bpf", "bpf", strict, c"mode=700")?;
-    device_nodes()?;
+    make("tmpfs", "/new/var/lib/containers", "tmpfs", MountFlags::empty(), c"mode=755")?;
+    make("tmpfs", "/new/var/lib/containerd", "tmpfs", MountFlags::empty(), c"mode=755")?;
+    make("cgroup2", "/new/sys/fs/cgroup", "cgroup2", strict, c"nsdelegate,memory_recursiveprot")?;
+    make("bpf", "/new/sys/fs/bpf", "bpf", strict, c"mode=700")
+}
 
+/// What the lab itself needs later: the machine's bare root, and a modprobe.
+fn tools(order: &Value) -> Result<()> {
     let own = format!("/new{OWN}");
     fs::create_dir_all(format!("{own}/host")).context("cannot make the lab's own folder")?;
-    mount(
-        "/own/host",
-        format!("{own}/host"),
-        "",
-        MountFlags::BIND,
-        c"",
-    )
-    .context("cannot bind the machine's root")?;
+    mount("/own/host", format!("{own}/host"), "", MountFlags::BIND, c"")
+        .context("cannot bind the machine's root")?;
     fs::copy("/init", format!("{own}/modprobe")).context("cannot copy this program")?;
     fs::copy("/modules.index", format!("{own}/modules.index")).context("cannot copy the index")?;
-    let modules = order["modules"]
-        .as_str()
-        .context("the order names no modules")?;
-    fs::write(
-        format!("{own}/modules.folder"),
-        format!("{OWN}/host{modules}"),
-    )
-    .context("cannot write where the modules are")?;
-    copies()?;
-    switch()?;
-    settle()
+    let modules = order["modules"].as_str().context("the order names no modules")?;
+    fs::write(format!("{own}/modules.folder"), format!("{OWN}/host{modules}"))
+        .context("cannot write where the modules are")?;
+    Ok(())
 }
 
 /// Nodes whose drivers are loaded when they are first opened.
@@ -210,22 +160,12 @@ fn device_nodes() -> Result<()> {
     fs::create_dir_all("/new/dev/net").context("cannot make /dev/net")?;
     // The modes are meant as they stand.
     let before = umask(Mode::empty());
-    for (name, minor) in [
-        ("net/tun", 200),
-        ("fuse", 229),
-        ("kvm", 232),
-        ("loop-control", 237),
-        ("vhost-net", 238),
-    ] {
+    for (name, minor) in
+        [("net/tun", 200), ("fuse", 229), ("kvm", 232), ("loop-control", 237), ("vhost-net", 238)]
+    {
         let mode = Mode::from_raw_mode(0o666);
         let path = format!("/new/dev/{name}");
-        match mknodat(
-            CWD,
-            &path,
-            FileType::CharacterDevice,
-            mode,
-            makedev(10, minor),
-        ) {
+        match mknodat(CWD, &path, FileType::CharacterDevice, mode, makedev(10, minor)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
             Err(error) => return Err(error).with_context(|| format!("cannot make {path}")),
         }
@@ -263,11 +203,8 @@ fn switch() -> Result<()> {
     std::os::unix::fs::chroot(".").context("cannot change root")?;
     std::env::set_current_dir("/").context("cannot enter the new root")?;
     // As on a host that systemd has set up.
-    mount_change(
-        "/",
-        MountPropagationFlags::SHARED | MountPropagationFlags::REC,
-    )
-    .context("cannot share the root")
+    mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC)
+        .context("cannot share the root")
 }
 
 fn settle() -> Result<()> {
@@ -276,20 +213,14 @@ fn settle() -> Result<()> {
     };
     write("/proc/sys/kernel/modprobe", &format!("{OWN}/modprobe"))?;
     write("/proc/sys/kernel/hostname", "lab")?;
-    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers")
-        .context("cannot read the controllers")?;
+    let controllers =
+        fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").context("cannot read the controllers")?;
     for controller in controllers.split_whitespace() {
-        write(
-            "/sys/fs/cgroup/cgroup.subtree_control",
-            &format!("+{controller}"),
-        )?;
+        write("/sys/fs/cgroup/cgroup.subtree_control", &format!("+{controller}"))?;
     }
     loopback_up()?;
     // The kernel's default is meant for the first process only.
-    let limit = Rlimit {
-        current: Some(1024),
-        maximum: Some(1 << 20),
-    };
+    let limit = Rlimit { current: Some(1024), maximum: Some(1 << 20) };
     setrlimit(Resource::Nofile, limit).context("cannot raise the limit of open files")
 }
 
@@ -299,17 +230,15 @@ fn loopback_up() -> Result<()> {
     // The protocol of routes is the family's first. Length 32, RTM_NEWLINK, request; then the link: index 1, flag and mask "up".
     let words: [u32; 8] = [32, (1 << 16) | 16, 1, 0, 0, 1, 1, 1];
     let message: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    let socket = socket(AddressFamily::NETLINK, SocketType::RAW, None)
-        .context("cannot open a netlink socket")?;
+    let socket =
+        socket(AddressFamily::NETLINK, SocketType::RAW, None).context("cannot open a netlink socket")?;
     send(&socket, &message, SendFlags::empty()).context("cannot bring up the loopback")?;
     Ok(())
 }
 
 /// Runs the command, passes on what it writes, and returns its code.
 fn command(order: &Value) -> Result<i32> {
-    let words = order["command"]
-        .as_array()
-        .context("the order has no command")?;
+    let words = order["command"].as_array().context("the order has no command")?;
     let mut words = words.iter().filter_map(Value::as_str);
     let program = words.next().context("the command is empty")?;
     let (out, out_writer) = std::io::pipe().context("cannot make a pipe")?;
@@ -330,10 +259,7 @@ fn command(order: &Value) -> Result<i32> {
     let child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
-            say(
-                &mut err_port,
-                &format!("lab: cannot start {program:?}: {error}"),
-            );
+            say(&mut err_port, &format!("lab: cannot start {program:?}: {error}"));
             return Ok(127);
         }
     };
@@ -354,10 +280,7 @@ fn command(order: &Value) -> Result<i32> {
 fn pump(mut from: PipeReader, mut to: File, finished: &PipeReader) {
     let mut buffer = vec![0; 64 << 10];
     loop {
-        let mut fds = [
-            PollFd::new(&from, PollFlags::IN),
-            PollFd::new(finished, PollFlags::IN),
-        ];
+        let mut fds = [PollFd::new(&from, PollFlags::IN), PollFd::new(finished, PollFlags::IN)];
         if poll(&mut fds, None).is_err_and(|error| error != rustix::io::Errno::INTR) {
             return;
         }
@@ -389,10 +312,7 @@ fn reap(child: u32) -> Result<i32> {
         let Some((pid, status)) = ended else { continue };
         if pid.as_raw_nonzero().get().unsigned_abs() == child {
             let status = ExitStatus::from_raw(status.as_raw());
-            return Ok(status
-                .code()
-                .or(status.signal().map(|signal| 128 + signal))
-                .unwrap_or(1));
+            return Ok(status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1));
         }
     }
 }
@@ -404,10 +324,7 @@ pub(crate) fn modprobe(arguments: &[String]) -> Result<()> {
         let path = format!("{OWN}/{file}");
         fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
     };
-    let (index, folder) = (
-        modules::Index::parse(&read("modules.index")?)?,
-        read("modules.folder")?,
-    );
+    let (index, folder) = (modules::Index::parse(&read("modules.index")?)?, read("modules.folder")?);
     for module in index.closure(&[name]) {
         let path = Path::new(&folder).join(&module.path);
         // A variant for another processor refuses; who asked finds out whether one has come.

@@ -23,8 +23,8 @@ impl Kernel {
 
     pub(super) fn index(&self) -> Result<Index> {
         let path = self.folder.join("modules.index");
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Index::parse(&text)
     }
 }
@@ -35,8 +35,7 @@ pub(super) fn cache() -> Result<PathBuf> {
     let base = match home {
         Some(path) => PathBuf::from(path),
         None => {
-            let home =
-                std::env::var_os("HOME").context("neither HOME nor XDG_CACHE_HOME is set")?;
+            let home = std::env::var_os("HOME").context("neither HOME nor XDG_CACHE_HOME is set")?;
             PathBuf::from(home).join(".cache")
         }
     };
@@ -53,10 +52,8 @@ pub(super) fn prepare() -> Result<Kernel> {
     }
     // Two runs at once would fetch twice; the second finds what the first has made.
     let path = cache.join("kernel.lock");
-    let lock =
-        std::fs::File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    lock.lock()
-        .with_context(|| format!("cannot lock {}", path.display()))?;
+    let lock = std::fs::File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
     if let Some(folder) = cached(&cache)? {
         return Ok(Kernel { folder });
     }
@@ -64,8 +61,7 @@ pub(super) fn prepare() -> Result<Kernel> {
     eprintln!("--- lab: fetching the kernel {package}");
     let work = cache.join("kernel.part");
     if work.exists() {
-        std::fs::remove_dir_all(&work)
-            .with_context(|| format!("cannot remove {}", work.display()))?;
+        std::fs::remove_dir_all(&work).with_context(|| format!("cannot remove {}", work.display()))?;
     }
     std::fs::create_dir(&work).with_context(|| format!("cannot make {}", work.display()))?;
     let version = fetch(&package, &work)?;
@@ -80,10 +76,7 @@ pub(super) fn prepare() -> Result<Kernel> {
 fn cached(cache: &Path) -> Result<Option<PathBuf>> {
     let prefix = format!("kernel-{FORM}-");
     let mut found = Vec::new();
-    for entry in cache
-        .read_dir()
-        .with_context(|| format!("cannot list {}", cache.display()))?
-    {
+    for entry in cache.read_dir().with_context(|| format!("cannot list {}", cache.display()))? {
         let entry = entry.with_context(|| format!("cannot list {}", cache.display()))?;
         if entry.file_name().to_string_lossy().starts_with(&prefix) {
             found.push(entry.path());
@@ -95,12 +88,9 @@ fn cached(cache: &Path) -> Result<Option<PathBuf>> {
 
 /// The package that stands behind `linux-image-amd64` today.
 fn package() -> Result<String> {
-    let ask =
-        || command::output(Command::new("apt-cache").args(["depends", "linux-image-amd64"])).ok();
+    let ask = || command::output(Command::new("apt-cache").args(["depends", "linux-image-amd64"])).ok();
     let read = |text: String| {
-        let line = text
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("Depends: "));
+        let line = text.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
         line.map(str::to_owned)
     };
     if let Some(package) = ask().and_then(read) {
@@ -108,9 +98,7 @@ fn package() -> Result<String> {
     }
     // A fresh machine has no lists of packages yet.
     command::step(&mut crate::packages::apt_get("update"))?;
-    ask()
-        .and_then(read)
-        .context("apt knows no linux-image-amd64; the lab needs Debian 12")
+    ask().and_then(read).context("apt knows no linux-image-amd64; the lab needs Debian 12")
 }
 
 /// Downloads and unpacks the package into `work/root`; returns its version.
@@ -122,9 +110,7 @@ fn fetch(package: &str, work: &Path) -> Result<String> {
         command::step(&mut crate::packages::apt_get("update"))?;
         command::quiet(&mut apt)?;
     }
-    let entries = work
-        .read_dir()
-        .with_context(|| format!("cannot list {}", work.display()))?;
+    let entries = work.read_dir().with_context(|| format!("cannot list {}", work.display()))?;
     let mut files = entries.filter_map(|entry| Some(entry.ok()?.path()));
     let deb = files
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
@@ -139,21 +125,15 @@ fn fetch(package: &str, work: &Path) -> Result<String> {
         .with_context(|| format!("{package} holds no lib/modules"))?;
     decompress(&image(&unpacked.join("boot"))?, &root.join("vmlinux"))?;
     let index = Index::scan(&root)?;
-    std::fs::write(root.join("modules.index"), index.text())
-        .context("cannot write the index of modules")?;
+    std::fs::write(root.join("modules.index"), index.text()).context("cannot write the index of modules")?;
     Ok(version.trim().to_owned())
 }
 
 fn image(boot: &Path) -> Result<PathBuf> {
-    let entries = boot
-        .read_dir()
-        .with_context(|| format!("cannot list {}", boot.display()))?;
+    let entries = boot.read_dir().with_context(|| format!("cannot list {}", boot.display()))?;
     entries
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| {
-            path.file_name()
-                .is_some_and(|name| name.as_encoded_bytes().starts_with(b"vmlinuz"))
-        })
+        .find(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"vmlinuz")))
         .with_context(|| format!("{} holds no vmlinuz", boot.display()))
 }
 
@@ -162,26 +142,18 @@ fn image(boot: &Path) -> Result<PathBuf> {
 fn decompress(image: &Path, kernel: &Path) -> Result<()> {
     const XZ: &[u8] = b"\xfd7zXZ\0";
     let bytes = std::fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
-    let starts = bytes
-        .windows(XZ.len())
-        .enumerate()
-        .filter(|(_, window)| *window == XZ);
+    let starts = bytes.windows(XZ.len()).enumerate().filter(|(_, window)| *window == XZ);
     for (start, _) in starts {
         // What follows the stream is not xz, so its end is reported as an error.
         let packed = kernel.with_extension("xz");
         std::fs::write(&packed, &bytes[start..])
             .with_context(|| format!("cannot write {}", packed.display()))?;
-        let input = std::fs::File::open(&packed)
-            .with_context(|| format!("cannot open {}", packed.display()))?;
+        let input =
+            std::fs::File::open(&packed).with_context(|| format!("cannot open {}", packed.display()))?;
         let mut xz = Command::new("xz");
         xz.args(["--decompress", "--stdout", "--single-stream"]);
-        let done = xz
-            .stdin(input)
-            .stderr(Stdio::null())
-            .output()
-            .context("cannot start xz")?;
-        std::fs::remove_file(&packed)
-            .with_context(|| format!("cannot remove {}", packed.display()))?;
+        let done = xz.stdin(input).stderr(Stdio::null()).output().context("cannot start xz")?;
+        std::fs::remove_file(&packed).with_context(|| format!("cannot remove {}", packed.display()))?;
         if done.stdout.starts_with(b"\x7fELF") {
             return std::fs::write(kernel, done.stdout)
                 .with_context(|| format!("cannot write {}", kernel.display()));
@@ -192,18 +164,12 @@ fn decompress(image: &Path, kernel: &Path) -> Result<()> {
 
 /// A program without its debug information, which the lab would only carry about.
 pub(super) fn stripped(program: &Path) -> Result<Vec<u8>> {
-    let whole =
-        || std::fs::read(program).with_context(|| format!("cannot read {}", program.display()));
+    let whole = || std::fs::read(program).with_context(|| format!("cannot read {}", program.display()));
     if command::find("objcopy").is_none() {
         return whole();
     }
     let scratch = crate::scratch::Scratch::new("lab")?;
     let target = scratch.path().join("init");
-    command::quiet(
-        Command::new("objcopy")
-            .arg("--strip-all")
-            .arg(program)
-            .arg(&target),
-    )?;
+    command::quiet(Command::new("objcopy").arg("--strip-all").arg(program).arg(&target))?;
     std::fs::read(&target).with_context(|| format!("cannot read {}", target.display()))
 }

@@ -55,8 +55,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     // One lab at a time: each takes all processors and 2 GiB.
     let path = kernel::cache()?.join("lab.lock");
     let lock = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    lock.lock()
-        .with_context(|| format!("cannot lock {}", path.display()))?;
+    lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
     for attempt in [1, 2] {
         let start = Instant::now();
         match host::boot(&options, &kernel, &archive)? {
@@ -113,17 +112,12 @@ fn initramfs(options: &Options, kernel: &kernel::Kernel) -> Result<Vec<u8>> {
     let wanted = index.closure(modules::AT_BOOT);
     for (place, module) in wanted.iter().enumerate() {
         let bytes = modules::read(&kernel.folder.join(&module.path))?;
-        archive.file(
-            &format!("modules/{place:03}-{}", module.name),
-            0o644,
-            &bytes,
-        );
+        archive.file(&format!("modules/{place:03}-{}", module.name), 0o644, &bytes);
     }
     for file in &options.copies {
         let name = file.file_name().and_then(|name| name.to_str());
         let name = name.with_context(|| format!("{} names no file", file.display()))?;
-        let bytes =
-            std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         archive.file(&format!("copies/{name}"), 0o755, &bytes);
     }
     archive.file(ORDER, 0o600, order(options, kernel)?.to_string().as_bytes());

@@ -10,14 +10,8 @@ use anyhow::{Context, Result, bail};
 
 /// Loaded before the command starts, because nothing asks for them by name: buses, the root, the
 /// scratch disk. Everything else is loaded when it is first used, as on any host.
-pub(super) const AT_BOOT: &[&str] = &[
-    "virtio_pci",
-    "virtio_console",
-    "9pnet_virtio",
-    "9p",
-    "overlay",
-    "virtio_blk",
-];
+pub(super) const AT_BOOT: &[&str] =
+    &["virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay", "virtio_blk"];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Module {
@@ -43,13 +37,9 @@ impl Index {
         files.sort();
         let mut modules = Vec::new();
         for file in files {
-            let bytes =
-                std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            let bytes = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
             let path = file.strip_prefix(folder).unwrap_or(&file).to_owned();
-            modules.push(describe(
-                path,
-                section(&bytes, ".modinfo").unwrap_or_default(),
-            ));
+            modules.push(describe(path, section(&bytes, ".modinfo").unwrap_or_default()));
         }
         Ok(Self::new(modules))
     }
@@ -84,10 +74,7 @@ impl Index {
         for line in text.lines() {
             let fields: Vec<&str> = line.split('\t').collect();
             let [name, path, needs, aliases] = fields[..] else {
-                bail!(
-                    "the index of modules has a line of {} fields: {line:?}",
-                    fields.len()
-                );
+                bail!("the index of modules has a line of {} fields: {line:?}", fields.len());
             };
             modules.push(Module {
                 name: name.to_owned(),
@@ -129,13 +116,9 @@ fn normal(name: &str) -> String {
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = folder
-        .read_dir()
-        .with_context(|| format!("cannot list {}", folder.display()))?;
+    let entries = folder.read_dir().with_context(|| format!("cannot list {}", folder.display()))?;
     for entry in entries {
-        let path = entry
-            .with_context(|| format!("cannot list {}", folder.display()))?
-            .path();
+        let path = entry.with_context(|| format!("cannot list {}", folder.display()))?.path();
         if path.is_dir() {
             collect(&path, files)?;
         } else if path.extension().is_some_and(|extension| extension == "ko") {
@@ -147,17 +130,9 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 
 fn describe(path: PathBuf, info: &[u8]) -> Module {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let mut module = Module {
-        name: normal(&stem),
-        needs: vec![],
-        aliases: vec![],
-        path,
-    };
+    let mut module = Module { name: normal(&stem), needs: vec![], aliases: vec![], path };
     for line in info.split(|byte| *byte == 0) {
-        let Some((key, value)) = std::str::from_utf8(line)
-            .ok()
-            .and_then(|l| l.split_once('='))
-        else {
+        let Some((key, value)) = std::str::from_utf8(line).ok().and_then(|l| l.split_once('=')) else {
             continue;
         };
         match key {
@@ -165,9 +140,7 @@ fn describe(path: PathBuf, info: &[u8]) -> Module {
             "softdep" => {
                 // "pre: a b post: c"; what comes after is the business of who needs it.
                 let before = value.split("post:").next().unwrap_or_default();
-                module
-                    .needs
-                    .extend(before.trim_start_matches("pre:").split(' ').map(normal));
+                module.needs.extend(before.trim_start_matches("pre:").split(' ').map(normal));
             }
             "alias" if asked_for(value) => module.aliases.push(normal(value)),
             _ => {}
@@ -190,8 +163,7 @@ fn asked_for(alias: &str) -> bool {
 /// could gain, and the kernel accepts a module that has none.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     const MAGIC: &[u8] = b"~Module signature appended~\n";
-    let mut bytes =
-        std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     if let Some(rest) = bytes.strip_suffix(MAGIC)
         && let Some((rest, size)) = rest.split_last_chunk::<4>()
     {
@@ -208,9 +180,10 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
 fn section<'a>(elf: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let number = |at: usize, size: usize| -> Option<usize> {
         let bytes = elf.get(at..at.checked_add(size)?)?;
-        bytes.iter().rev().try_fold(0usize, |value, byte| {
-            value.checked_mul(256)?.checked_add(usize::from(*byte))
-        })
+        bytes
+            .iter()
+            .rev()
+            .try_fold(0usize, |value, byte| value.checked_mul(256)?.checked_add(usize::from(*byte)))
     };
     let (table, size) = (number(0x28, 8)?, number(0x3a, 2)?);
     let (count, names) = (number(0x3c, 2)?, number(0x3e, 2)?);
@@ -241,30 +214,21 @@ mod tests {
     use super::*;
 
     fn module(name: &str, info: &str) -> Module {
-        describe(
-            PathBuf::from(format!("lib/modules/{name}.ko")),
-            info.as_bytes(),
-        )
+        describe(PathBuf::from(format!("lib/modules/{name}.ko")), info.as_bytes())
     }
 
     #[test]
     fn needs_come_first_and_once() {
         let index = Index::new(vec![
-            module(
-                "ext4",
-                "depends=mbcache,jbd2\0softdep=pre: crc32c\0alias=fs-ext4\0",
-            ),
+            module("ext4", "depends=mbcache,jbd2\0softdep=pre: crc32c\0alias=fs-ext4\0"),
             module("jbd2", "depends=\0"),
             module("mbcache", "depends=\0"),
             module("crc32c-generic", "alias=crc32c\0alias=pci:v0*\0"),
         ]);
         let again = Index::parse(&index.text()).unwrap();
         for index in [index, again] {
-            let order: Vec<&str> = index
-                .closure(&["fs-ext4", "jbd2"])
-                .iter()
-                .map(|m| m.name.as_str())
-                .collect();
+            let order: Vec<&str> =
+                index.closure(&["fs-ext4", "jbd2"]).iter().map(|m| m.name.as_str()).collect();
             assert_eq!(order, ["mbcache", "jbd2", "crc32c_generic", "ext4"]);
         }
     }
