@@ -10,13 +10,14 @@ use anyhow::{Context, Result};
 use crate::{command, lab, packages};
 
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
+    // Tests that need the emulated host call this very program. The build below may put a new
+    // file in its place, after which its own name could not be told any more.
+    let me = std::env::current_exe().context("cannot find this program's own file")?;
     packages::ensure(packages::TESTS)?;
     lab::prepare()?;
     command::step(command::cargo().args(["build", "--workspace", "--locked"]))?;
     let mut runner = runner();
     runner.args(arguments);
-    // Tests that need the emulated host call this very program.
-    let me = std::env::current_exe().context("cannot find this program's own file")?;
     runner.env("MOAT_XTASK", me);
     eprintln!("--- {}", command::line(&runner));
     let status = command::status(&mut runner)?;

@@ -105,7 +105,8 @@ fn initramfs(options: &Options, kernel: &kernel::Kernel) -> Result<Vec<u8>> {
     for folder in ["dev", "proc", "sys", "new", "modules", "copies"] {
         archive.folder(folder);
     }
-    let me = std::env::current_exe().context("cannot find this program's own file")?;
+    // Not by its name: a build may have put another file there since.
+    let me = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
     archive.file("init", 0o755, &kernel::stripped(&me)?);
     let index = kernel.index()?;
     archive.file("modules.index", 0o644, index.text().as_bytes());
