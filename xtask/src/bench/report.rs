@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use super::measure::{Figures, Unit};
 
+/// The order of the lines; measured they are in an order that changes.
+const ORDER: [&str; 4] = ["floor", "moat", "crun", "runc"];
+
 /// A promise: moat's median is at most so many times another's.
 struct Limit {
     course: &'static str,
@@ -48,7 +51,9 @@ pub(super) fn table(figures: &Figures) -> String {
         format!("{:<29}{:<7}{:>10}{:>10}{:>6}{:>10}\n", "course", "who", "median", "p90", "n", "moat is");
     for course in figures.courses() {
         let moat = figures.median(course, "moat");
-        for sample in figures.samples.iter().filter(|sample| sample.course == course) {
+        let mut samples: Vec<_> = figures.samples.iter().filter(|sample| sample.course == course).collect();
+        samples.sort_by_key(|sample| ORDER.iter().position(|name| *name == sample.contender));
+        for sample in samples {
             let unit = if sample.unit == Unit::Ms { "ms" } else { "KiB" };
             let show = |value: f64| match sample.unit {
                 Unit::Ms => format!("{value:.2}"),
