@@ -6,6 +6,12 @@ use crate::{command, layers, sizes};
 
 pub(crate) fn run() -> Result<()> {
     command::step(command::cargo().args(["fmt", "--all", "--check"]))?;
+    // The fuzz targets are a workspace of their own, since they are built with other flags.
+    let fuzz = command::root().join("fuzz/Cargo.toml");
+    if fuzz.is_file() {
+        let mut format = command::cargo();
+        command::step(format.arg("fmt").arg("--check").arg("--manifest-path").arg(fuzz))?;
+    }
     layers::run()?;
     command::step(command::cargo().args([
         "clippy",

@@ -104,7 +104,9 @@ fn package() -> Result<String> {
 /// Downloads and unpacks the package into `work/root`; returns its version.
 fn fetch(package: &str, work: &Path) -> Result<String> {
     let mut apt = Command::new("apt-get");
-    apt.args(["download", "-qq", package]).current_dir(work);
+    // apt's own user cannot write to this cache; downloading as the caller is what is meant.
+    let caller = ["-o", "APT::Sandbox::User=root"];
+    apt.args(caller).args(["download", "-qq", package]).current_dir(work);
     if command::quiet(&mut apt).is_err() {
         // The lists may be older than the archive: it keeps only the newest of some packages.
         command::step(&mut crate::packages::apt_get("update"))?;
