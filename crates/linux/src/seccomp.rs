@@ -1,1 +1,107 @@
 //! seccomp(2): installing a filter and listening to its notifications.
+
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use crate::{Errno, Result, named, syscall};
+
+/// One instruction of classic BPF, as the kernel takes it (`struct sock_filter`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Instruction {
+    /// Operation.
+    pub code: u16,
+    /// How many instructions a jump skips when its test holds.
+    pub jt: u8,
+    /// How many it skips when the test fails.
+    pub jf: u8,
+    /// Operand.
+    pub k: u32,
+}
+
+/// Flags of SECCOMP_SET_MODE_FILTER.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(pub u32);
+
+impl Flags {
+    /// Every thread of the process gets the filter.
+    pub const TSYNC: Self = Self(1);
+    /// Every action but ALLOW is logged.
+    pub const LOG: Self = Self(1 << 1);
+    /// The mitigation of speculative store bypass stays as it is.
+    pub const SPEC_ALLOW: Self = Self(1 << 2);
+    /// The call returns a descriptor that receives what USER_NOTIF holds.
+    pub const NEW_LISTENER: Self = Self(1 << 3);
+    /// A held call, once received, is interrupted only by fatal signals.
+    pub const WAIT_KILLABLE_RECV: Self = Self(1 << 5);
+
+    const NAMES: [(Self, &str); 5] = [
+        (Self::TSYNC, "TSYNC"),
+        (Self::LOG, "LOG"),
+        (Self::SPEC_ALLOW, "SPEC_ALLOW"),
+        (Self::NEW_LISTENER, "NEW_LISTENER"),
+        (Self::WAIT_KILLABLE_RECV, "WAIT_KILLABLE_RECV"),
+    ];
+
+    /// These flags and others.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` are among them.
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The names of the flags, as an error prints them.
+    pub fn names(self) -> String {
+        let known: Vec<&str> =
+            Self::NAMES.iter().filter(|(flag, _)| self.has(*flag)).map(|(_, name)| *name).collect();
+        if known.is_empty() { "0".to_owned() } else { known.join("|") }
+    }
+}
+
+/// SECCOMP_SET_MODE_FILTER: installs a program for this thread and what it starts.
+///
+/// With [`Flags::NEW_LISTENER`] the descriptor of the listener is returned. The thread needs
+/// no_new_privs or CAP_SYS_ADMIN in its user namespace.
+pub fn install(program: &[Instruction], flags: Flags) -> Result<Option<OwnedFd>> {
+    let args = || format!("SECCOMP_SET_MODE_FILTER, {}, {} instructions", flags.names(), program.len());
+    let length =
+        u16::try_from(program.len()).map_err(|_| crate::Error::new("seccomp", args(), Errno::TOOBIG))?;
+    let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: the kernel reads `len` instructions, which `program` holds; `Instruction` has the layout
+    // of `sock_filter`, and nothing is written through the pointer.
+    let returned = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags.0, &raw const filter)
+    };
+    let value = named(syscall(returned), "seccomp", args)?;
+    if !flags.has(Flags::NEW_LISTENER) {
+        return Ok(None);
+    }
+    // SAFETY: with this flag the call returns a new descriptor, which nobody else owns.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(value as i32) }))
+}
+
+/// SECCOMP_GET_ACTION_AVAIL: whether the kernel knows an action (`SECCOMP_RET_...` without its data).
+pub fn action_available(action: u32) -> Result<bool> {
+    // SAFETY: the kernel reads one u32, which lives through the call.
+    let returned =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0u32, &raw const action) };
+    match syscall(returned) {
+        Ok(_) => Ok(true),
+        Err(Errno::OPNOTSUPP) => Ok(false),
+        Err(errno) => named(Err(errno), "seccomp", || format!("SECCOMP_GET_ACTION_AVAIL, {action:#x}")),
+    }
+}
+
+/// SECCOMP_GET_NOTIF_SIZES: how large the kernel's notification, response and data structures are.
+pub fn notification_sizes() -> Result<(u16, u16, u16)> {
+    let mut sizes = [0u16; 3];
+    // SAFETY: the kernel writes `struct seccomp_notif_sizes`, three u16, into an array of three u16.
+    let returned =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_NOTIF_SIZES, 0u32, sizes.as_mut_ptr()) };
+    named(syscall(returned), "seccomp", || "SECCOMP_GET_NOTIF_SIZES".to_owned())?;
+    let [notification, response, data] = sizes;
+    Ok((notification, response, data))
+}
