@@ -131,16 +131,13 @@ pub fn get() -> Result<(Set, Set, Set)> {
 
 /// The bounding set of this process; capabilities that the kernel does not know are not in it.
 pub fn bounding() -> Set {
-    let mut found = Set::default();
-    for number in 0..64 {
-        // SAFETY: takes an integer; EINVAL for a capability that the kernel does not know.
-        match unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(number), 0, 0, 0) } {
-            1 => found = found.with(number),
-            0 => {}
-            _ => break,
-        }
-    }
-    found
+    (0..NAMES.len() as u32).filter(|number| bounding_has(*number)).fold(Set::default(), Set::with)
+}
+
+/// Whether a capability is in the bounding set of this process.
+pub fn bounding_has(number: u32) -> bool {
+    // SAFETY: takes an integer; -1 (EINVAL) for a capability that the kernel does not know.
+    unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(number), 0, 0, 0) == 1 }
 }
 
 /// Removes one capability from the bounding set.

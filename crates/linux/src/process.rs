@@ -148,6 +148,15 @@ pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     named(syscall(returned), "pidfd_send_signal", || format!("{}, {signal}", fd_name(pidfd))).map(drop)
 }
 
+/// pidfd_getfd(2): a copy of a descriptor of another process.
+pub fn take_descriptor(pidfd: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd> {
+    // SAFETY: takes integers.
+    let returned = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    let fd = named(syscall(returned), "pidfd_getfd", || format!("{}, {number}", fd_name(pidfd)))?;
+    // SAFETY: the kernel has just made this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// kill(2).
 pub fn kill(pid: i32, number: i32) -> Result<()> {
     // SAFETY: takes integers.
@@ -173,7 +182,7 @@ pub fn wait(pid: i32, block: bool) -> Result<Option<WaitStatus>> {
 /// waitpid(2) for any child that has ended: its id and status, `None` when none has.
 pub fn reap() -> Result<Option<(i32, WaitStatus)>> {
     use rustix::process::WaitOptions;
-    let found = named(rustix::process::waitpid(None, WaitOptions::NOHANG), "waitpid", || "-1".to_owned())?;
+    let found = named(rustix::process::wait(WaitOptions::NOHANG), "waitpid", || "-1".to_owned())?;
     Ok(found.map(|(pid, status)| (pid.as_raw_nonzero().get(), status)))
 }
 
@@ -350,6 +359,12 @@ pub fn reset_signals() -> Result<()> {
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
     };
     named(syscall(returned.into()), "rt_sigprocmask", || "SIG_SETMASK, []".to_owned()).map(drop)
+}
+
+/// Gives SIGCHLD its default disposition: where a caller had it ignored, children would reap themselves.
+pub fn expect_children() {
+    // SAFETY: SIG_DFL is a valid disposition for SIGCHLD.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
 /// signalfd(2) for every signal; they must be blocked. Reads give `signalfd_siginfo` records.

@@ -6,7 +6,8 @@ use crate::{Result, named, syscall};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
-    size: u32,
+    /// Filled in by [`set_scheduler`].
+    pub size: u32,
     /// SCHED_*
     pub policy: u32,
     /// SCHED_FLAG_*

@@ -1,13 +1,25 @@
 //! The sandbox: namespaces, cgroups, mounts, root file system, credentials and system call filter
 //! around one process.
 //!
-//! Plan, then apply. `plan` is pure: an OCI configuration and what the host offers go
+//! Plan, then apply. [`plan`](plan::plan) is pure: an OCI configuration and what the host offers go
 //! in, a list of steps comes out. Applying a step is one system call or one small group of them. The
 //! list can be printed before (`--dry-run`) and with durations after (`--explain`).
 
+mod apply;
+mod by_hand;
 mod error;
+mod hook;
+mod launch;
+mod sync;
 
 pub mod cgroup;
+pub mod container;
+pub mod host;
+pub mod plan;
+pub mod record;
 pub mod seccomp;
+pub mod self_exe;
+pub mod state;
+pub mod step;
 
 pub use error::{Context, Error, Result};

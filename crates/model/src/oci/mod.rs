@@ -152,6 +152,23 @@ pub struct State {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// What a seccomp agent is told with a listener (specification, "The Container Process State").
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerProcessState {
+    /// Version of the specification.
+    pub oci_version: String,
+    /// Names of the descriptors that are sent along, in their order.
+    pub fds: Vec<String>,
+    /// The process that the descriptors belong to, as the runtime sees it.
+    pub pid: i32,
+    /// `listenerMetadata` of the configuration.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub metadata: String,
+    /// The container's state.
+    pub state: State,
+}
+
 /// Reads `null` as the empty value.
 pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where

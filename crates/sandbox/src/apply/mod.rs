@@ -1,0 +1,264 @@
+//! Init: the container's first process, which builds the container around itself and then becomes the
+//! user's program.
+//!
+//! It is a fork of the runtime, so the plan is in its memory. It performs its steps in order, tells each
+//! duration through a shared page, and any failure over the socket. The last step is execve(2).
+
+mod devices;
+mod init;
+mod mounts;
+mod process;
+mod root;
+mod tree;
+
+pub(crate) use mounts::open_source;
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use moat_linux::shared::Counters;
+use moat_linux::{fs, process as sys};
+use moat_model::oci;
+use rustix::fs::OFlags;
+
+use crate::cgroup::Entrance;
+use crate::hook;
+use crate::step::{Action, Place, StartSignal, Step};
+use crate::sync::{FromInit, FromRuntime, hear_runtime, tell_runtime};
+use crate::{Context, Error, Result};
+
+/// What init was given by the runtime, and what it has opened so far.
+pub(crate) struct Init<'a> {
+    /// The runtime's ear; gone once a container waits for `start`.
+    pub socket: Option<OwnedFd>,
+    /// The ways into the cgroups.
+    pub entrance: Entrance,
+    /// A pidfd of the container that a further process joins.
+    pub container: Option<OwnedFd>,
+    /// Copies of mount sources that the runtime has made.
+    pub sources: Vec<Option<OwnedFd>>,
+    /// The exec FIFO and the FIFO on which `start` hears of a failure.
+    pub fifos: Option<(OwnedFd, OwnedFd)>,
+    /// The program's environment.
+    pub env: &'a [String],
+    /// How many descriptors from 3 on the program inherits.
+    pub preserve_fds: u32,
+    /// What hooks are told.
+    pub state: oci::State,
+    /// Durations by step, nanoseconds plus one, so that 0 is "not performed".
+    pub durations: &'a Counters,
+    /// After which step to stop, for the tests that kill the runtime there.
+    pub stop_after: Option<usize>,
+    /// The container's root, once it is there.
+    pub root: Option<OwnedFd>,
+    /// The host's /dev/null.
+    pub null: Option<OwnedFd>,
+    /// An empty read-only directory, for masks.
+    pub empty: Option<OwnedFd>,
+    /// The program, once it was found.
+    pub program: Option<std::ffi::CString>,
+}
+
+impl Init<'_> {
+    /// Performs init's steps. Returns only when one has failed.
+    pub(crate) fn run(mut self, steps: &[Step]) -> ! {
+        let error = match self.perform(steps) {
+            Ok(()) => Error::new("the plan has no program to execute"),
+            Err(error) => error,
+        };
+        self.report(error);
+        std::process::exit(1)
+    }
+
+    fn perform(&mut self, steps: &[Step]) -> Result<()> {
+        // The runtime's death ends a half-built container.
+        sys::set_parent_death_signal(rustix::process::Signal::KILL.as_raw())?;
+        moat_linux::credentials::set_umask(0);
+        sys::new_session()?;
+        for (index, step) in steps.iter().enumerate().filter(|(_, step)| step.place == Place::Init) {
+            let start = Instant::now();
+            if let Action::Execute(_) = step.action {
+                // Nobody is left to take the time after this step: what is told is when it began.
+                self.durations.set(index, 1);
+            }
+            self.apply(&step.action)?;
+            self.durations.set(index, start.elapsed().as_nanos() as u64 + 1);
+            if self.stop_after == Some(index) {
+                self.stop();
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the runtime stop, and waits to be killed with it.
+    fn stop(&self) {
+        if let Some(socket) = &self.socket {
+            let _ = tell_runtime(socket.as_fd(), &FromInit::Stop);
+            loop {
+                std::thread::sleep(std::time::Duration::from_secs(3600));
+            }
+        }
+    }
+
+    fn report(&self, error: Error) {
+        // Whoever would listen may be dead, which is why init ends; there is nobody else to tell.
+        if let Some(socket) = &self.socket {
+            let _ = tell_runtime(socket.as_fd(), &FromInit::Failed(error));
+        } else if let Some((_, status)) = &self.fifos
+            && let Ok(copy) = status.try_clone()
+        {
+            let _ = File::from(copy).write_all(&serde_json::to_vec(&error).unwrap_or_default());
+        }
+    }
+
+    /// The container's root.
+    fn root(&self) -> Result<BorrowedFd<'_>> {
+        self.root.as_ref().map(AsFd::as_fd).ok_or_else(|| Error::new("the root is not open yet"))
+    }
+
+    fn tell(&self, message: &FromInit) -> Result<()> {
+        self.socket.as_ref().map_or(Ok(()), |socket| tell_runtime(socket.as_fd(), message))
+    }
+
+    fn hear(&self, expected: FromRuntime) -> Result<()> {
+        self.socket.as_ref().map_or(Ok(()), |socket| hear_runtime(socket.as_fd(), expected))
+    }
+
+    fn apply(&mut self, action: &Action) -> Result<()> {
+        match action {
+            Action::JoinCgroup => self.entrance.join_legacy().context(|| "join the cgroup"),
+            Action::Unshare { namespaces } => Ok(sys::unshare(*namespaces)?),
+            Action::JoinNamespace(join) => join_namespace(join),
+            Action::JoinContainer { namespaces } => match &self.container {
+                Some(container) => Ok(sys::join(container.as_fd(), *namespaces)?),
+                None => Err(Error::new("there is no container to join")),
+            },
+            Action::Hooks { kind, hooks } => hook::run(kind, hooks, &self.state),
+            Action::AwaitHooks => {
+                self.tell(&FromInit::AwaitHooks)?;
+                self.hear(FromRuntime::HooksDone)
+            }
+            Action::AwaitStart(signal) => self.await_start(*signal),
+            Action::BecomeRoot { drop_groups, wait_for_map } => self.become_root(*drop_groups, *wait_for_map),
+            Action::TimeOffsets(_)
+            | Action::Harden
+            | Action::LoopbackUp
+            | Action::HostName(_)
+            | Action::DomainName(_)
+            | Action::Sysctl { .. }
+            | Action::Keyring(_)
+            | Action::Label { .. }
+            | Action::Scheduler(_)
+            | Action::IoPriority { .. }
+            | Action::MemoryPolicy { .. }
+            | Action::Affinity(_)
+            | Action::Personality(_) => process::environment(action),
+            Action::RootPropagation(_)
+            | Action::BindRoot { .. }
+            | Action::OpenRoot { .. }
+            | Action::PivotRoot
+            | Action::MoveRoot
+            | Action::ChangeRoot
+            | Action::FinalPropagation(_)
+            | Action::RootReadOnly => self.change_root(action),
+            Action::Mount(mount) => {
+                self.mount(mount).context(|| format!("mount {}", mount.destination.display()))
+            }
+            Action::Freeze(path) => {
+                self.freeze(path).context(|| format!("make {} read-only", path.display()))
+            }
+            Action::Mask(path) => self.mask(path).context(|| format!("mask {}", path.display())),
+            Action::ReadOnly(path) => {
+                self.read_only(path).context(|| format!("make {} read-only", path.display()))
+            }
+            Action::Node(node) => self.node(node).context(|| format!("device {}", node.path.display())),
+            Action::Link { target, path } => {
+                self.link(target, path).context(|| format!("link {}", path.display()))
+            }
+            Action::Terminal(terminal) => self.open_terminal(*terminal).context(|| "terminal"),
+            Action::NoNewPrivileges
+            | Action::Bounding(_)
+            | Action::User { .. }
+            | Action::Capabilities(_)
+            | Action::WorkingDirectory(_) => process::credentials(action),
+            Action::FindProgram(name) => self.find_program(name),
+            Action::Seccomp(filter) => self.install_filter(filter),
+            Action::StayAsInit => self.stay_as_init(),
+            Action::Execute(args) => self.execute(args),
+            Action::Cgroup(_)
+            | Action::OpenSource { .. }
+            | Action::Clone { .. }
+            | Action::MapIds { .. }
+            | Action::Limit { .. }
+            | Action::OomScoreAdjust { .. }
+            | Action::MoveNetDevice { .. } => Err(Error::new(format!("{action}: not a step of init's"))),
+        }
+    }
+
+    fn become_root(&self, drop_groups: bool, wait_for_map: bool) -> Result<()> {
+        use moat_linux::credentials;
+        if wait_for_map {
+            self.hear(FromRuntime::Mapped)?;
+        }
+        // Group 0 and user 0 of the container: what is made from here on belongs to it. An id that is not
+        // mapped stays as it is, and so do the rights that the namespace gives.
+        let mapped = |result: moat_linux::Result<()>| match result {
+            Err(error) if error.errno() == moat_linux::Errno::INVAL => Ok(()),
+            other => other,
+        };
+        if drop_groups {
+            credentials::set_groups(&[])?;
+        }
+        mapped(credentials::set_group(0))?;
+        mapped(credentials::set_user(0))?;
+        // The change of user cleared it.
+        sys::set_parent_death_signal(rustix::process::Signal::KILL.as_raw())?;
+        Ok(())
+    }
+
+    /// All is built: the container outlives the runtime from here on.
+    fn await_start(&mut self, signal: StartSignal) -> Result<()> {
+        self.tell(&FromInit::Ready)?;
+        match signal {
+            StartSignal::Runtime => {
+                self.hear(FromRuntime::Go)?;
+                sys::set_parent_death_signal(0)?;
+            }
+            StartSignal::Fifo => {
+                // The runtime answers only when its own part is done, and goes away then.
+                self.hear(FromRuntime::Go)?;
+                sys::set_parent_death_signal(0)?;
+                self.socket = None;
+                let Some((go, _)) = &self.fifos else { return Err(Error::new("there is no exec FIFO")) };
+                let mut byte = [0_u8];
+                while rustix::io::read(go, &mut byte) == Err(rustix::io::Errno::INTR) {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn join_namespace(join: &crate::step::Join) -> Result<()> {
+    let what = || format!("namespace {}", join.path.display());
+    let file = fs::open(&join.path, OFlags::RDONLY | OFlags::NONBLOCK).context(what)?;
+    join_open(file.as_fd(), join)
+}
+
+/// Joins the namespace behind a descriptor, and says so where it is none.
+pub(crate) fn join_open(file: BorrowedFd<'_>, join: &crate::step::Join) -> Result<()> {
+    const NSFS_MAGIC: u64 = 0x6e73_6673;
+    let path = join.path.display();
+    let kind = sys::namespace::names(join.namespace).replace("NEW", "").to_lowercase();
+    if fs::filesystem_magic(file)? != NSFS_MAGIC {
+        return Err(Error::new(format!("linux.namespaces: {path} is not a namespace")));
+    }
+    sys::join(file, join.namespace).map_err(|error| {
+        if error.errno() == moat_linux::Errno::INVAL {
+            Error::new(format!("linux.namespaces: {path} is not a namespace of kind {kind}: {error}"))
+        } else {
+            Error::new(format!("linux.namespaces: join {path}: {error}"))
+        }
+    })
+}

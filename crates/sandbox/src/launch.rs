@@ -1,0 +1,492 @@
+//! The runtime's side of building: it performs its own steps and answers init until all is built.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use moat_linux::process::{self as sys, Clone3, Forked, namespace};
+use moat_linux::shared::Counters;
+use moat_linux::{Errno, credentials, fs, mount, net};
+use moat_model::oci::{self, IdMapping};
+use rustix::fs::OFlags;
+
+use crate::apply::{self, Init};
+use crate::cgroup::{CgroupState, Entrance};
+use crate::record::{Recorder, Stop, stop_here};
+use crate::step::{Action, Join, MountIdMapping, Place, Step};
+use crate::sync::{FromInit, FromRuntime, hear_init, tell_init};
+use crate::{Context, Error, Result, hook, seccomp};
+
+/// What the process is built from.
+pub(crate) struct Order<'a> {
+    pub steps: &'a [Step],
+    pub cgroup: &'a CgroupState,
+    pub env: &'a [String],
+    pub preserve_fds: u32,
+    /// What hooks and seccomp agents are told; the pid is filled in.
+    pub state: oci::State,
+    pub fifos: Option<(OwnedFd, OwnedFd)>,
+    /// A pidfd of the container to join, the namespaces in which it differs.
+    pub container: Option<(OwnedFd, u64)>,
+    /// Whether init stays dumpable until its user namespace is set up.
+    pub dumpable: bool,
+    /// The socket that gets the terminal's master.
+    pub console_socket: Option<PathBuf>,
+    /// Where the seccomp listener goes.
+    pub seccomp_agent: Option<(String, String)>,
+}
+
+/// A process that is built and waits for the word to run.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    pub socket: OwnedFd,
+    /// The terminal's master, where no socket takes it.
+    pub terminal: Option<OwnedFd>,
+    pub durations: Counters,
+    pub cloned: Instant,
+}
+
+/// A process that is being built; killed when it is dropped before it is done.
+struct Building {
+    pid: i32,
+    pidfd: OwnedFd,
+    done: bool,
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        if !self.done {
+            let _ = sys::signal(self.pidfd.as_fd(), rustix::process::Signal::KILL.as_raw());
+            let _ = sys::wait(self.pid, true);
+        }
+    }
+}
+
+struct Builder<'a, 'r> {
+    order: Order<'a>,
+    recorder: &'r mut Recorder,
+    /// The runtime's end, once the pair exists.
+    socket: Option<OwnedFd>,
+    sources: Vec<Option<OwnedFd>>,
+    process: Option<Building>,
+    terminal: Option<OwnedFd>,
+    durations: Counters,
+    cloned: Instant,
+    /// Called in the child: what it must not hold.
+    release: &'r mut dyn FnMut(),
+    hooks_left: usize,
+    hooks_begun: bool,
+}
+
+/// Builds a process; it then waits for [`Built::go`].
+///
+/// `release` is called in the child before anything else, to let go of what only the runtime may hold.
+pub(crate) fn build(order: Order<'_>, recorder: &mut Recorder, release: &mut dyn FnMut()) -> Result<Built> {
+    let steps = order.steps;
+    let hooks = |step: &&Step| step.place == Place::Runtime && matches!(step.action, Action::Hooks { .. });
+    let durations = Counters::new(steps.len())?;
+    let mut builder = Builder {
+        hooks_left: steps.iter().filter(hooks).count(),
+        hooks_begun: false,
+        order,
+        recorder,
+        socket: None,
+        sources: Vec::new(),
+        process: None,
+        terminal: None,
+        durations,
+        cloned: Instant::now(),
+        release,
+    };
+    for step in steps.iter().filter(|step| step.place == Place::Runtime) {
+        builder.step(&step.action)?;
+    }
+    builder.finish()
+}
+
+impl Builder<'_, '_> {
+    fn step(&mut self, action: &Action) -> Result<()> {
+        let start = Instant::now();
+        self.perform(action)?;
+        let spent = start.elapsed();
+        self.recorder.performed(start, spent, || (action.to_string(), action.by_hand()));
+        Ok(())
+    }
+
+    fn perform(&mut self, action: &Action) -> Result<()> {
+        match action {
+            Action::Cgroup(operation) => operation.apply(),
+            Action::OpenSource { path, recursive, id_mapping } => {
+                let tree = apply::open_source(path, *recursive)?;
+                if let Some(mapping) = id_mapping {
+                    map_mount(&tree, mapping).context(|| format!("idmapped mount of {}", path.display()))?;
+                }
+                self.sources.push(Some(tree));
+                Ok(())
+            }
+            Action::Clone { namespaces, joins } => self.clone_init(*namespaces, joins),
+            Action::MapIds { uids, gids, helpers, deny_setgroups } => {
+                map_ids(self.pid()?, uids, gids, *helpers, *deny_setgroups)?;
+                tell_init(self.socket()?, FromRuntime::Mapped)
+            }
+            Action::Limit { resource, name, soft, hard } => {
+                credentials::set_limit(self.pid()?, *resource, *soft, *hard)
+                    .context(|| format!("process.rlimits {name}"))
+            }
+            Action::OomScoreAdjust { value, best_effort } => self.adjust_oom_score(*value, *best_effort),
+            Action::MoveNetDevice { name, inside } => move_device(self.pid()?, name, inside),
+            Action::Hooks { kind, hooks } => self.run_hooks(kind, hooks),
+            other => Err(Error::new(format!("{other}: not a step of the runtime's"))),
+        }
+    }
+
+    fn pid(&self) -> Result<i32> {
+        self.process.as_ref().map(|process| process.pid).ok_or_else(|| Error::new("there is no process yet"))
+    }
+
+    fn socket(&self) -> Result<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd).ok_or_else(|| Error::new("there is no process yet"))
+    }
+
+    /// Lowering the score needs CAP_SYS_RESOURCE, which a rootless runtime lacks; runc goes on, too.
+    fn adjust_oom_score(&self, value: i32, best_effort: bool) -> Result<()> {
+        let path = format!("/proc/{}/oom_score_adj", self.pid()?);
+        let written = OpenOptions::new().write(true).open(&path).and_then(|mut file| write!(file, "{value}"));
+        match written {
+            Err(error) if best_effort && error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+            other => other.context(|| format!("process.oomScoreAdj: write {value} to {path}")),
+        }
+    }
+
+    fn run_hooks(&mut self, kind: &str, hooks: &[oci::Hook]) -> Result<()> {
+        if !self.hooks_begun {
+            // They run when the namespaces are there.
+            while !matches!(self.hear()?, FromInit::AwaitHooks) {}
+            self.hooks_begun = true;
+        }
+        let mut state = self.order.state.clone();
+        state.pid = self.pid()?;
+        hook::run(kind, hooks, &state)?;
+        self.hooks_left -= 1;
+        if self.hooks_left == 0 {
+            tell_init(self.socket()?, FromRuntime::HooksDone)?;
+        }
+        Ok(())
+    }
+
+    /// Handles what can come at any time, and gives what the caller waits for.
+    fn hear(&mut self) -> Result<FromInit> {
+        loop {
+            match hear_init(self.socket()?)? {
+                FromInit::Failed(error) => return Err(error),
+                FromInit::Closed => return Err(self.death()),
+                FromInit::Stop => stop_here(),
+                FromInit::Terminal(master) => match &self.order.console_socket {
+                    Some(path) => send_terminal(path, &master)?,
+                    None => self.terminal = Some(master),
+                },
+                FromInit::Listener(number) => self.take_listener(number)?,
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// Init ended without a word.
+    fn death(&mut self) -> Error {
+        let Some(process) = &mut self.process else { return Error::new("container init ended") };
+        process.done = true;
+        let ended = match sys::wait(process.pid, true) {
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => format!("with exit code {code}"),
+                (None, signal) => format!("by signal {}", signal.unwrap_or(0)),
+            },
+            _ => "unexpectedly".to_owned(),
+        };
+        let killed = Error::new(format!("container init ended {ended} before the program could run"));
+        match self.order.cgroup.oom_kills() {
+            Ok(1..) => killed.hint("its cgroup ran out of memory: raise the memory limit"),
+            _ => killed,
+        }
+    }
+
+    /// The filter's listener appears in init under a number that init has told; nothing more can be asked
+    /// of init, since any of its system calls may already wait for the agent.
+    fn take_listener(&mut self, number: i32) -> Result<()> {
+        let process = self.process.as_ref().ok_or_else(|| Error::new("there is no process yet"))?;
+        let listener = loop {
+            match sys::take_descriptor(process.pidfd.as_fd(), number) {
+                Err(error) if error.errno() == Errno::BADF => std::thread::sleep(Duration::from_micros(100)),
+                other => break other.context(|| "seccomp: take the listener")?,
+            }
+        };
+        let (path, metadata) = self.order.seccomp_agent.clone().unwrap_or_default();
+        let mut state = self.order.state.clone();
+        state.pid = process.pid;
+        let told = oci::ContainerProcessState {
+            oci_version: oci::VERSION.to_owned(),
+            fds: vec!["seccompFd".to_owned()],
+            pid: process.pid,
+            metadata,
+            state,
+        };
+        let told = serde_json::to_vec(&told).map_err(|error| Error::new(error.to_string()))?;
+        seccomp::hand_over(std::path::Path::new(&path), &told, listener.as_fd())
+    }
+
+    fn clone_init(&mut self, namespaces: u64, joins: &[Join]) -> Result<()> {
+        let entrance = self.order.cgroup.entrance()?;
+        let (ours, theirs) = net::packet_pair()?;
+        self.cloned = Instant::now();
+        if !self.order.dumpable {
+            sys::set_dumpable(false)?;
+        }
+        let staged = match &self.order.container {
+            Some((container, namespaces)) => join_pid_namespace(container, *namespaces)?,
+            None => !joins.is_empty(),
+        };
+        let direct = if staged { 0 } else { namespaces };
+        let options = Clone3 { namespaces: direct, sibling: false, cgroup: entrance.directory() };
+        match sys::fork(options).context(|| "start the container's first process")? {
+            Forked::Parent(pid, pidfd) => {
+                drop(theirs);
+                self.socket = Some(ours);
+                self.sources.clear();
+                self.order.fifos = None;
+                self.process = Some(Building { pid, pidfd, done: false });
+            }
+            Forked::Child => {
+                drop(ours);
+                (self.release)();
+                if staged && let Err(error) = self.between(namespaces, joins, &theirs) {
+                    let _ = crate::sync::tell_runtime(theirs.as_fd(), &FromInit::Failed(error));
+                    std::process::exit(1);
+                }
+                self.become_init(theirs, entrance);
+            }
+        }
+        if staged { self.meet_init() } else { Ok(()) }
+    }
+
+    /// The process in between: it joins what has to be joined before init is cloned, and ends. Returns only
+    /// in init.
+    fn between(&mut self, namespaces: u64, joins: &[Join], socket: &OwnedFd) -> Result<()> {
+        sys::set_parent_death_signal(rustix::process::Signal::KILL.as_raw())?;
+        match &self.order.container {
+            Some((container, differing)) => {
+                sys::join(container.as_fd(), differing & (namespace::USER | namespace::PID))?;
+            }
+            None => join_all(joins)?,
+        }
+        match sys::fork(Clone3 { namespaces, sibling: true, cgroup: None })
+            .context(|| "start the container's first process")?
+        {
+            Forked::Child => Ok(()),
+            Forked::Parent(pid, pidfd) => {
+                crate::sync::tell_runtime(socket.as_fd(), &FromInit::Cloned(pid, pidfd))?;
+                std::process::exit(0)
+            }
+        }
+    }
+
+    /// The runtime learns who init is, and lets the process in between go.
+    fn meet_init(&mut self) -> Result<()> {
+        let heard = self.hear()?;
+        let between = self.process.take();
+        if let Some(mut between) = between {
+            between.done = true;
+            sys::wait(between.pid, true)?;
+        }
+        match heard {
+            FromInit::Cloned(pid, pidfd) => {
+                self.process = Some(Building { pid, pidfd, done: false });
+                Ok(())
+            }
+            other => Err(Error::new(format!("the process in between said {other:?}"))),
+        }
+    }
+
+    fn become_init(&mut self, socket: OwnedFd, entrance: Entrance) -> ! {
+        let init = Init {
+            socket: Some(socket),
+            entrance,
+            container: self.order.container.take().map(|(container, _)| container),
+            sources: std::mem::take(&mut self.sources),
+            fifos: self.order.fifos.take(),
+            env: self.order.env,
+            preserve_fds: self.order.preserve_fds,
+            state: self.order.state.clone(),
+            durations: &self.durations,
+            stop_after: match self.recorder.stop {
+                Some(Stop::Init(index)) => Some(index),
+                _ => None,
+            },
+            root: None,
+            null: None,
+            empty: None,
+            program: None,
+        };
+        init.run(self.order.steps)
+    }
+
+    fn finish(mut self) -> Result<Built> {
+        while !matches!(self.hear()?, FromInit::Ready) {}
+        let missing = || Error::new("the plan starts no process");
+        let mut process = self.process.take().ok_or_else(missing)?;
+        process.done = true;
+        let pidfd = process.pidfd.try_clone()?;
+        Ok(Built {
+            pid: process.pid,
+            pidfd,
+            socket: self.socket.take().ok_or_else(missing)?,
+            terminal: self.terminal.take(),
+            durations: self.durations,
+            cloned: self.cloned,
+        })
+    }
+}
+
+impl Built {
+    /// Lets the program run, or wait for `start`.
+    pub(crate) fn go(&self) -> Result<()> {
+        tell_init(self.socket.as_fd(), FromRuntime::Go)
+    }
+
+    /// Waits until the program runs.
+    ///
+    /// Errors: what init tells; the program could not be executed.
+    pub(crate) fn await_execution(&self) -> Result<()> {
+        loop {
+            match hear_init(self.socket.as_fd())? {
+                FromInit::Failed(error) => return Err(error),
+                FromInit::Closed => return Ok(()),
+                FromInit::Stop => stop_here(),
+                other => return Err(Error::new(format!("container init said {other:?} after it was ready"))),
+            }
+        }
+    }
+
+    /// Kills what was built.
+    pub(crate) fn kill(&self) {
+        let _ = sys::signal(self.pidfd.as_fd(), rustix::process::Signal::KILL.as_raw());
+        let _ = sys::wait(self.pid, true);
+    }
+}
+
+/// A PID namespace applies to children only, so the runtime can join it and clone init into it. Joining it
+/// by way of a user namespace needs a process in between.
+fn join_pid_namespace(container: &OwnedFd, namespaces: u64) -> Result<bool> {
+    if credentials::effective_user() != 0 && namespaces & namespace::USER != 0 {
+        return Ok(true);
+    }
+    if namespaces & namespace::PID != 0 {
+        sys::join(container.as_fd(), namespace::PID)?;
+    }
+    Ok(false)
+}
+
+/// Joins namespaces in the order in which it is possible: those of the host's first, because entering a
+/// user namespace gives up the right to join them; those that belong to the user namespace after it.
+fn join_all(joins: &[Join]) -> Result<()> {
+    let mut open = Vec::new();
+    for join in joins {
+        let what = || format!("linux.namespaces: {}", join.path.display());
+        open.push((fs::open(&join.path, OFlags::RDONLY | OFlags::NONBLOCK).context(what)?, join));
+    }
+    let user = open.iter().any(|(_, join)| join.namespace == namespace::USER);
+    let mut later = Vec::new();
+    for (file, join) in open.iter().filter(|(_, join)| join.namespace != namespace::USER) {
+        match apply::join_open(file.as_fd(), join) {
+            Err(_) if user => later.push((file, *join)),
+            other => other?,
+        }
+    }
+    for (file, join) in open.iter().filter(|(_, join)| join.namespace == namespace::USER) {
+        apply::join_open(file.as_fd(), join)?;
+    }
+    later.into_iter().try_for_each(|(file, join)| apply::join_open(file.as_fd(), join))
+}
+
+fn map_ids(
+    pid: i32,
+    uids: &[IdMapping],
+    gids: &[IdMapping],
+    helpers: bool,
+    deny_setgroups: bool,
+) -> Result<()> {
+    if helpers {
+        run_helper("newuidmap", pid, uids)?;
+        return run_helper("newgidmap", pid, gids);
+    }
+    if deny_setgroups {
+        let path = format!("/proc/{pid}/setgroups");
+        std::fs::write(&path, "deny").context(|| path)?;
+    }
+    write_map(pid, "uid_map", uids).context(|| "linux.uidMappings")?;
+    write_map(pid, "gid_map", gids).context(|| "linux.gidMappings")
+}
+
+fn write_map(pid: i32, file: &str, maps: &[IdMapping]) -> Result<()> {
+    let line = |map: &IdMapping| format!("{} {} {}\n", map.container_id, map.host_id, map.size);
+    let text: String = maps.iter().map(line).collect();
+    let path = format!("/proc/{pid}/{file}");
+    std::fs::write(&path, &text).context(|| format!("write {:?} to {path}", text.trim()))
+}
+
+/// newuidmap(1) and newgidmap(1) map the ranges that /etc/subuid and /etc/subgid grant a user.
+fn run_helper(program: &str, pid: i32, maps: &[IdMapping]) -> Result<()> {
+    let numbers = maps.iter().flat_map(|map| [map.container_id, map.host_id, map.size]);
+    let output =
+        Command::new(program).arg(pid.to_string()).args(numbers.map(|number| number.to_string())).output();
+    let output = output.map_err(|error| {
+        Error::new(format!("{program}: {error}")).hint(
+            "mapping ranges of ids without root needs the package uidmap (Debian), shadow-utils elsewhere",
+        )
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Error::new(format!("{program}: {}", said.trim()))
+        .hint("the ranges granted to this user are in /etc/subuid and /etc/subgid"))
+}
+
+/// Sends a terminal's master to the socket that a console(7) reader listens on, with the name as the
+/// message, as runc does.
+fn send_terminal(path: &std::path::Path, master: &OwnedFd) -> Result<()> {
+    let what = || format!("console socket {}", path.display());
+    let socket = net::connect(path).context(what)?;
+    net::send(socket.as_fd(), b"/dev/ptmx", &[master.as_fd()]).context(what)
+}
+
+fn move_device(pid: i32, name: &str, inside: &str) -> Result<()> {
+    let _ = (pid, inside);
+    Err(Error::new(format!("linux.netDevices {name}: moving devices is not supported yet")))
+}
+
+/// Maps the ids of a detached mount by a user namespace that lives only as long as it takes.
+fn map_mount(tree: &OwnedFd, mapping: &MountIdMapping) -> Result<()> {
+    let (ours, theirs) = net::packet_pair()?;
+    match sys::fork(Clone3 { namespaces: namespace::USER, ..Clone3::default() })? {
+        Forked::Child => {
+            drop(ours);
+            // Lives until it hears that it is no longer needed.
+            let _ = net::receive(theirs.as_fd(), &mut [0]);
+            std::process::exit(0)
+        }
+        Forked::Parent(pid, pidfd) => {
+            drop(theirs);
+            let holder = Building { pid, pidfd, done: false };
+            map_ids(pid, &mapping.uids, &mapping.gids, false, false)?;
+            let namespace = File::open(format!("/proc/{pid}/ns/user"))?;
+            let mapped = mount::set_id_mapping(tree.as_fd(), namespace.as_fd(), mapping.recursive);
+            drop(holder);
+            drop(ours);
+            Ok(mapped?)
+        }
+    }
+}

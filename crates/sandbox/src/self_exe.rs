@@ -1,0 +1,70 @@
+//! The runtime's own program, out of a container's reach.
+//!
+//! Until it executes the user's program, init *is* the runtime, and /proc/PID/exe leads from inside the
+//! container to the runtime's file on the host: who opens it there and waits until the runtime has ended
+//! could write to it (CVE-2019-5736). So the runtime runs itself again from a read-only view of its file
+//! that is attached to no mount namespace, which nobody can make writable again; where only root may
+//! do that, from a sealed copy in memory.
+
+use std::ffi::CString;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use moat_linux::mount::{self, Attributes, attr};
+use moat_linux::{fs, process as sys};
+use rustix::fs::{CWD, OFlags};
+
+use crate::{Context, Error, Result};
+
+const OWN: &str = "/proc/self/exe";
+
+/// Marks the second start; it is not part of any container's environment.
+const AGAIN: &str = "_MOAT_PROTECTED";
+
+/// Makes sure that this process runs from a file that can not be written. Returns in a process that does;
+/// it may have been executed again meanwhile, with the same arguments and environment.
+pub fn protect() -> Result<()> {
+    if is_protected()? {
+        return Ok(());
+    }
+    if std::env::var_os(AGAIN).is_some() {
+        return Err(Error::new("this program can not be protected against containers: its copy is writable"));
+    }
+    let view = match read_only_view() {
+        Ok(view) => view,
+        Err(_) => sealed_copy().context(|| "make a sealed copy of this program")?,
+    };
+    let args = std::env::args_os()
+        .map(|argument| CString::new(argument.as_bytes()))
+        .collect::<std::result::Result<Vec<_>, _>>();
+    let entries = std::env::vars_os()
+        .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()));
+    let env = entries.chain([CString::new(format!("{AGAIN}=1"))]).collect::<std::result::Result<Vec<_>, _>>();
+    let nul = |_| Error::new("an argument holds a NUL byte");
+    Err(sys::execute(Some(view.as_fd()), c"", &args.map_err(nul)?, &env.map_err(nul)?).into())
+}
+
+fn is_protected() -> Result<bool> {
+    let own = fs::open(Path::new(OWN), OFlags::RDONLY)?;
+    Ok(fs::mount_flags(own.as_fd())?.contains(rustix::fs::StatVfsMountFlags::RDONLY)
+        || fs::is_sealed(own.as_fd()))
+}
+
+fn read_only_view() -> Result<OwnedFd> {
+    let view = mount::clone_tree(CWD, Path::new(OWN), false)?;
+    let read_only = Attributes { set: attr::RDONLY, ..Attributes::default() };
+    mount::set_attributes(view.as_fd(), read_only, false)?;
+    Ok(view)
+}
+
+fn sealed_copy() -> Result<OwnedFd> {
+    let mut copy = fs::memfd("moat-runtime")?;
+    let mut own = std::fs::File::open(OWN)?;
+    std::io::copy(&mut own, &mut copy)?;
+    copy.flush()?;
+    fs::seal(copy.as_fd())?;
+    // Executed by descriptor; a copy that is still open for writing would be busy.
+    Ok(fs::reopen(copy.as_fd(), OFlags::RDONLY)?)
+}

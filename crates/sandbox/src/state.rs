@@ -1,0 +1,299 @@
+//! Containers on disk: one folder each below the state root, readable by a person.
+//!
+//! | file | content |
+//! |---|---|
+//! | `state.json` | [`ContainerState`], replaced by rename |
+//! | `config.json` | the configuration as it was when the container was created |
+//! | `exec.fifo` | exists from `create` to `start`; a byte in it lets the program run |
+//! | `status.fifo` | on which init tells `start` that the program could not be executed |
+//!
+//! The folder is made by mkdir(2), which is what claims the name, and locked by flock(2) by whoever
+//! changes the container. State lies on a tmpfs or is worth nothing after a reboot, so it is renamed
+//! into place but not synced.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use moat_model::id::ContainerId;
+use moat_model::oci::{self, Spec};
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::CgroupState;
+use crate::{Context, Error, Result};
+
+/// What is saved of a container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerState {
+    /// Its name.
+    pub id: String,
+    /// Absolute path of the bundle.
+    pub bundle: PathBuf,
+    /// Absolute path of the root file system on the host.
+    pub rootfs: PathBuf,
+    /// The first process as the host sees it; 0 before it was made.
+    pub pid: i32,
+    /// When that process was started, in clock ticks since boot: tells it from a later one of that number.
+    pub pid_start_ticks: u64,
+    /// When the container was created, RFC 3339.
+    pub created: String,
+    /// The user who created it.
+    pub owner: u32,
+    /// Its control groups.
+    pub cgroup: CgroupState,
+    /// The annotations of its configuration.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Where a container is in its life.
+///
+/// ```text
+/// (none) --create--> Creating --> Created --start--> Running <--pause/resume--> Paused
+///                        \            \                  |                         |
+///                         `---(killed)-`---> Stopped <---'-------------------------'
+/// Stopped --delete--> (none);  delete --force from anywhere
+/// ```
+///
+/// Nothing of it is saved: it follows from the process, the FIFO and the freezer, so a killed runtime
+/// can not leave a status that is a lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Being built, or left half-built by a runtime that was killed.
+    Creating,
+    /// Built, waits for `start`.
+    Created,
+    /// The program runs.
+    Running,
+    /// Frozen.
+    Paused,
+    /// The first process has ended.
+    Stopped,
+}
+
+impl Status {
+    /// The specification's word (`paused` is runc's).
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// A container's folder, which exists.
+#[derive(Debug)]
+pub struct Folder {
+    id: ContainerId,
+    path: PathBuf,
+    lock: Option<File>,
+}
+
+/// The state root: the folder in which containers have theirs.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// A state root; it is made, mode 0700, when the first container is.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Claims a name: makes the folder and locks it.
+    ///
+    /// Errors: the name is taken; the root can not be written.
+    pub fn claim(&self, id: &ContainerId) -> Result<Folder> {
+        let mut builder = DirBuilder::new();
+        builder.mode(0o700);
+        let path = self.root.join(id.as_str());
+        let made = match builder.create(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let parents = DirBuilder::new().mode(0o700).recursive(true).create(&self.root);
+                parents.context(|| format!("state root {}", self.root.display()))?;
+                builder.create(&path)
+            }
+            other => other,
+        };
+        match made {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                return Err(Error::new(format!("container with id exists already: {id}")));
+            }
+            Err(error) => return Err(error).context(|| format!("state folder {}", path.display())),
+        }
+        let mut folder = Folder { id: id.clone(), path, lock: None };
+        folder.lock()?;
+        Ok(folder)
+    }
+
+    /// The folder of a container that exists.
+    pub fn open(&self, id: &ContainerId) -> Result<Folder> {
+        let path = self.root.join(id.as_str());
+        if path.is_dir() {
+            Ok(Folder { id: id.clone(), path, lock: None })
+        } else {
+            Err(Error::new(format!("container does not exist: {id}")))
+        }
+    }
+
+    /// The names of all containers, sorted.
+    pub fn list(&self) -> Result<Vec<ContainerId>> {
+        let entries = match std::fs::read_dir(&self.root) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.context(|| format!("state root {}", self.root.display()))?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let name = entry.context(|| self.root.display().to_string())?.file_name();
+            found.extend(name.to_str().and_then(|name| ContainerId::new(name).ok()));
+        }
+        found.sort();
+        Ok(found)
+    }
+}
+
+impl Folder {
+    /// The container's name.
+    pub fn id(&self) -> &ContainerId {
+        &self.id
+    }
+
+    /// The folder's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Waits for the right to change the container; held until the folder is dropped.
+    ///
+    /// Errors: the container was deleted meanwhile.
+    pub fn lock(&mut self) -> Result<()> {
+        let what = || format!("lock container {}", self.id);
+        let folder = File::open(&self.path).context(what)?;
+        rustix::fs::flock(&folder, FlockOperation::LockExclusive)
+            .map_err(std::io::Error::from)
+            .context(what)?;
+        if !self.path.is_dir() {
+            return Err(Error::new(format!("container does not exist: {}", self.id)));
+        }
+        self.lock = Some(folder);
+        Ok(())
+    }
+
+    /// Lets others change the container. A fork must do so: a lock belongs to all copies of a descriptor.
+    pub(crate) fn unlock(&mut self) {
+        self.lock = None;
+    }
+
+    /// The FIFO that `start` writes to.
+    pub fn exec_fifo(&self) -> PathBuf {
+        self.path.join("exec.fifo")
+    }
+
+    /// The FIFO on which init tells of a failure after `start`.
+    pub fn status_fifo(&self) -> PathBuf {
+        self.path.join("status.fifo")
+    }
+
+    /// Saves the state: whoever reads sees the old one or the new one.
+    pub fn save(&self, state: &ContainerState) -> Result<()> {
+        let text = serde_json::to_vec(state).map_err(|error| Error::new(error.to_string()))?;
+        replace(&self.path.join("state.json"), &text)
+    }
+
+    /// Keeps the configuration beside the state: the bundle may change, the container does not.
+    pub fn save_config(&self, text: &[u8]) -> Result<()> {
+        let path = self.path.join("config.json");
+        std::fs::write(&path, text).context(|| format!("write {}", path.display()))
+    }
+
+    /// The saved state; `None` when the runtime was killed before it could save one.
+    pub fn load(&self) -> Result<Option<ContainerState>> {
+        let path = self.path.join("state.json");
+        let text = match std::fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            other => other.context(|| path.display().to_string())?,
+        };
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| Error::new(format!("{}: {error}", path.display())))
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> Result<Spec> {
+        let path = self.path.join("config.json");
+        let text = std::fs::read(&path).context(|| path.display().to_string())?;
+        crate::plan::parse_config(&text, &path.display().to_string())
+    }
+
+    /// Removes the folder: the name is free again.
+    pub fn remove(self) -> Result<()> {
+        std::fs::remove_dir_all(&self.path).context(|| format!("remove {}", self.path.display()))
+    }
+}
+
+impl ContainerState {
+    /// Whether the first process still lives (a zombie does not).
+    pub fn is_alive(&self) -> bool {
+        self.pid > 0 && process_start(self.pid).is_some_and(|ticks| ticks == self.pid_start_ticks)
+    }
+
+    /// Where the container is in its life.
+    pub fn status(&self, folder: &Folder) -> Result<Status> {
+        if self.pid == 0 {
+            return Ok(Status::Creating);
+        }
+        if !self.is_alive() {
+            return Ok(Status::Stopped);
+        }
+        if self.cgroup.is_frozen()? {
+            return Ok(Status::Paused);
+        }
+        Ok(if folder.exec_fifo().exists() { Status::Created } else { Status::Running })
+    }
+
+    /// The state as hooks and `state` print it.
+    pub fn to_oci(&self, status: Status) -> oci::State {
+        oci::State {
+            oci_version: oci::VERSION.to_owned(),
+            id: self.id.clone(),
+            status: status.name().to_owned(),
+            pid: if status == Status::Stopped { 0 } else { self.pid },
+            bundle: self.bundle.clone(),
+            annotations: self.annotations.clone(),
+        }
+    }
+}
+
+/// When a process was started, in clock ticks since boot (proc(5), field 22 of stat); `None` when it
+/// does not exist or is a zombie.
+pub fn process_start(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may itself hold spaces and parentheses.
+    let (_, rest) = text.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let dead = matches!(fields.first(), Some(&("Z" | "X")));
+    if dead { None } else { fields.get(19)?.parse().ok() }
+}
+
+/// Writes a file beside `path` and renames it into place.
+pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let what = || format!("write {}", path.display());
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written = File::create(&temporary).and_then(|mut file| file.write_all(content));
+    let renamed = written.and_then(|()| std::fs::rename(&temporary, path));
+    if renamed.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    renamed.context(what)
+}

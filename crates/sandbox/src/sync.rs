@@ -1,0 +1,138 @@
+//! What the runtime and init tell each other while a container is being built.
+//!
+//! The two share a pair of sequenced-packet sockets: a message is one packet, a death is an end of
+//! file. A message is a tag byte and a body; bodies come from our own fork and are still parsed with
+//! bounds, because init may already run in a container that others are in.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use moat_linux::net;
+
+use crate::{Context, Error, Result};
+
+/// The longest message. An error that does not fit is cut.
+const MAX_BYTES: usize = 32 << 10;
+
+/// What init tells.
+#[derive(Debug)]
+pub(crate) enum FromInit {
+    /// The process in between has cloned init: its id and pidfd.
+    Cloned(i32, OwnedFd),
+    /// The namespaces are there: the runtime's hooks may run.
+    AwaitHooks,
+    /// The master of the new terminal.
+    Terminal(OwnedFd),
+    /// The filter's listener will be this descriptor of init's.
+    Listener(i32),
+    /// All is built.
+    Ready,
+    /// A step was performed after which the runtime has to stop.
+    Stop,
+    /// A step failed.
+    Failed(Error),
+    /// The socket was closed: by execve(2), or by a death.
+    Closed,
+}
+
+/// What the runtime tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FromRuntime {
+    /// The id maps are written.
+    Mapped,
+    /// The hooks have run.
+    HooksDone,
+    /// The program may run.
+    Go,
+}
+
+const TAG_CLONED: u8 = b'C';
+const TAG_HOOKS: u8 = b'H';
+const TAG_TERMINAL: u8 = b'T';
+const TAG_LISTENER: u8 = b'L';
+const TAG_READY: u8 = b'R';
+const TAG_STOP: u8 = b'S';
+const TAG_FAILED: u8 = b'F';
+
+/// Sends a message of init's.
+pub(crate) fn tell_runtime(socket: BorrowedFd<'_>, message: &FromInit) -> Result<()> {
+    let mut bytes = Vec::new();
+    let mut fds: Vec<BorrowedFd<'_>> = Vec::new();
+    match message {
+        FromInit::Cloned(pid, pidfd) => {
+            bytes.push(TAG_CLONED);
+            bytes.extend(pid.to_ne_bytes());
+            fds.push(pidfd.as_fd());
+        }
+        FromInit::AwaitHooks => bytes.push(TAG_HOOKS),
+        FromInit::Terminal(master) => {
+            bytes.push(TAG_TERMINAL);
+            fds.push(master.as_fd());
+        }
+        FromInit::Listener(number) => {
+            bytes.push(TAG_LISTENER);
+            bytes.extend(number.to_ne_bytes());
+        }
+        FromInit::Ready => bytes.push(TAG_READY),
+        FromInit::Stop => bytes.push(TAG_STOP),
+        FromInit::Failed(error) => {
+            bytes.push(TAG_FAILED);
+            let body = serde_json::to_vec(error).unwrap_or_default();
+            if body.len() < MAX_BYTES {
+                bytes.extend(body);
+            }
+        }
+        FromInit::Closed => return Ok(()),
+    }
+    Ok(net::send(socket, &bytes, &fds)?)
+}
+
+/// Waits for a message of init's.
+pub(crate) fn hear_init(socket: BorrowedFd<'_>) -> Result<FromInit> {
+    let mut buffer = vec![0_u8; MAX_BYTES];
+    let (count, mut fds) = match net::receive(socket, &mut buffer) {
+        Ok(received) => received,
+        Err(error) if error.errno() == moat_linux::Errno::CONNRESET => return Ok(FromInit::Closed),
+        Err(error) => return Err(error).context(|| "container init"),
+    };
+    let garbled = || Error::new("container init sent a message that is not one");
+    let bytes = buffer.get(..count).unwrap_or_default();
+    let Some((tag, body)) = bytes.split_first() else { return Ok(FromInit::Closed) };
+    let number = || body.try_into().map(i32::from_ne_bytes).map_err(|_| garbled());
+    Ok(match *tag {
+        TAG_CLONED => FromInit::Cloned(number()?, fds.pop().ok_or_else(garbled)?),
+        TAG_HOOKS => FromInit::AwaitHooks,
+        TAG_TERMINAL => FromInit::Terminal(fds.pop().ok_or_else(garbled)?),
+        TAG_LISTENER => FromInit::Listener(number()?),
+        TAG_READY => FromInit::Ready,
+        TAG_STOP => FromInit::Stop,
+        TAG_FAILED => FromInit::Failed(serde_json::from_slice(body).map_err(|_| garbled())?),
+        _ => return Err(garbled()),
+    })
+}
+
+/// Sends a message of the runtime's.
+pub(crate) fn tell_init(socket: BorrowedFd<'_>, message: FromRuntime) -> Result<()> {
+    let byte = match message {
+        FromRuntime::Mapped => b'M',
+        FromRuntime::HooksDone => b'H',
+        FromRuntime::Go => b'G',
+    };
+    net::send(socket, &[byte], &[]).context(|| "container init ended while it was being built")
+}
+
+/// Waits for the message that init expects. An end of file means that the runtime died: init ends too.
+pub(crate) fn hear_runtime(socket: BorrowedFd<'_>, expected: FromRuntime) -> Result<()> {
+    let mut byte = [0_u8];
+    let (count, _) = net::receive(socket, &mut byte)?;
+    let heard = match (count, byte) {
+        (0, _) => return Err(Error::new("the runtime ended while the container was being built")),
+        (_, [b'M']) => FromRuntime::Mapped,
+        (_, [b'H']) => FromRuntime::HooksDone,
+        _ => FromRuntime::Go,
+    };
+    if heard == expected {
+        Ok(())
+    } else {
+        Err(Error::new(format!("the runtime said {heard:?} where {expected:?} was expected")))
+    }
+}
