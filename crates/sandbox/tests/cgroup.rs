@@ -484,6 +484,11 @@ fn parents_with_processes(layout: &Layout, path: &str) {
         "{refused}"
     );
     assert_eq!(refused.hint_text(), Some("choose a linux.cgroupsPath whose parent holds no processes"));
+    // Without a limit the container goes without controllers, and the parent is left as it was.
+    let below = make(layout, &format!("{path}/bare"), "{}");
+    let _inside = run_in(&below.state, sleep_for_long);
+    let kind = std::fs::read_to_string(directories(&parent.state)[0].join("cgroup.type")).expect("its type");
+    assert_eq!(kind, "domain\n");
 }
 
 /// Numbers for the module's header: making, joining and removing a group; joining is measured after some quiet.
