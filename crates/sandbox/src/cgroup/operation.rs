@@ -381,8 +381,9 @@ fn enable_controllers(directory: &Path, controllers: &[String], required: &[Stri
     let wanted: Vec<String> = controllers.iter().filter(missing).filter(is_given).cloned().collect();
     let Err(error) = file::write(&control, &plus(&wanted)) else { return Ok(()) };
     let needed = required.iter().find(missing);
-    if matches!(error.errno(), Errno::BUSY | Errno::OPNOTSUPP) {
-        // It has processes, or is threaded. One by one, the kernel would take cpu, cpuset and pids, and so turn it
+    let whole = [Errno::BUSY, Errno::OPNOTSUPP, Errno::ACCESS, Errno::PERM, Errno::ROFS];
+    if whole.contains(&error.errno()) {
+        // This user may not, or it has processes, or is threaded. One by one, the kernel would take cpu, cpuset and pids, and so turn it
         // into the root of a threaded tree, whose children can have no processes of their own.
         return needed.map_or(Ok(()), |name| Err(not_enabled(directory, name, &error)));
     }
