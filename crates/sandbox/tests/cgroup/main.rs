@@ -49,6 +49,7 @@ const CASES: [Case; 15] = [
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let mut failed = 0;
+    let controllers = Controllers::saved();
     for (kind, layout) in layouts() {
         for (name, case) in CASES {
             let named = wanted.iter().any(|wanted| name.contains(wanted.as_str()));
@@ -66,8 +67,30 @@ fn main() -> ExitCode {
             }
         }
     }
+    controllers.restore();
     println!("{failed} failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What the root of cgroup2 gives to its children: plans enable more, and the machine gets back what it had.
+struct Controllers(Option<(PathBuf, String)>);
+
+impl Controllers {
+    fn saved() -> Self {
+        let layout = cgroup::detect().expect("the host's layout");
+        let control = layout.unified().map(|unified| unified.mount.join("cgroup.subtree_control"));
+        Self(control.map(|file| (file.clone(), std::fs::read_to_string(file).expect("its controllers"))))
+    }
+
+    fn restore(&self) {
+        let Some((file, before)) = &self.0 else { return };
+        let now = std::fs::read_to_string(file).expect("its controllers");
+        for name in now.split_whitespace().filter(|name| !before.split_whitespace().any(|had| had == *name)) {
+            if let Err(error) = std::fs::write(file, format!("-{name}")) {
+                println!("left enabled: {name}: {error}");
+            }
+        }
+    }
 }
 
 /// The host's layout, and the parts of a hybrid one by themselves.
