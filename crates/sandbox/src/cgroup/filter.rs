@@ -5,12 +5,14 @@
 //! kinds of access that no later rule has decided: a rule that denies one of them ends with 0, a rule
 //! that allows takes its own out, and when nothing is left the access is allowed.
 //!
-//!     r2 = kind; r3 = access; r4 = major; r5 = minor
-//!     for each rule, last first:
-//!         if r2 != kind goto next; if r4 != major goto next; if r5 != minor goto next
-//!         allow: r3 &= ~access; if r3 != 0 goto next; return 1
-//!         deny:  if !(r3 & access) goto next; return 0
-//!     return 0
+//! ```text
+//! r2 = kind; r3 = access; r4 = major; r5 = minor
+//! for each rule, last first:
+//!     if r2 != kind goto next; if r4 != major goto next; if r5 != minor goto next
+//!     allow: r3 &= ~access; if r3 != 0 goto next; return 1
+//!     deny:  if !(r3 & access) goto next; return 0
+//! return 0
+//! ```
 
 use moat_linux::bpf::Instruction;
 

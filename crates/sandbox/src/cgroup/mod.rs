@@ -376,6 +376,25 @@ impl CgroupState {
     }
 }
 
+impl CgroupState {
+    /// As this state, but on v2 the group below it that a process of the container is in.
+    ///
+    /// An init that gives controllers to groups of its own leaves the container's group without processes, and the
+    /// kernel lets none in (EBUSY). `exec` then goes where the container's first process is.
+    pub fn around(&self, pid: i32) -> Result<Self> {
+        let text =
+            file::read(Path::new(&format!("/proc/{pid}/cgroup"))).context(|| format!("process {pid}"))?;
+        let own = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+        let Some(group) = &self.unified else { return Ok(self.clone()) };
+        match own.strip_prefix(group.path.as_str()) {
+            Some(rest) if rest.starts_with('/') => {
+                Ok(Self { legacy: self.legacy.clone(), unified: self.below(rest)?.unified })
+            }
+            _ => Ok(self.clone()),
+        }
+    }
+}
+
 /// Ways into a group that need no wait; see the module's header.
 ///
 /// The child of clone3 with [`Entrance::directory`] is in the v2 group from its start, and calls

@@ -365,21 +365,33 @@ fn inherit(directory: &Path, name: &str, existed: bool) -> moat_linux::Result<()
 }
 
 fn enable_controllers(directory: &Path, controllers: &[String], required: &[String]) -> Result<()> {
+    let what = || format!("cgroup {}", directory.display());
     let control = directory.join("cgroup.subtree_control");
-    let enabled = file::read(&control).context(|| format!("cgroup {}", directory.display()))?;
-    let missing = |wanted: &[String]| -> Vec<String> {
-        let is_enabled = |name: &&String| enabled.split_whitespace().any(|enabled| enabled == *name);
-        wanted.iter().filter(|name| !is_enabled(name)).cloned().collect()
-    };
-    let wanted = missing(controllers);
-    if wanted.is_empty() || file::write(&control, &plus(&wanted)).is_ok() {
+    let enabled = file::read(&control).context(what)?;
+    let missing = |name: &&String| !enabled.split_whitespace().any(|enabled| enabled == *name);
+    if !controllers.iter().any(|name| missing(&name)) {
         return Ok(());
+    }
+    let given = file::read(&directory.join("cgroup.controllers")).context(what)?;
+    let is_given = |name: &&String| given.split_whitespace().any(|given| given == *name);
+    if let Some(name) = required.iter().find(|name| !is_given(name)) {
+        let sentence = format!("{} was not given the controller {name} by the group above it", what());
+        return Err(Error::new(sentence));
+    }
+    let wanted: Vec<String> = controllers.iter().filter(missing).filter(is_given).cloned().collect();
+    let Err(error) = file::write(&control, &plus(&wanted)) else { return Ok(()) };
+    let needed = required.iter().find(missing);
+    let whole = [Errno::BUSY, Errno::OPNOTSUPP, Errno::ACCESS, Errno::PERM, Errno::ROFS];
+    if whole.contains(&error.errno()) {
+        // This user may not, or it has processes, or is threaded. One by one, the kernel would take cpu, cpuset and pids, and so turn it
+        // into the root of a threaded tree, whose children can have no processes of their own.
+        return needed.map_or(Ok(()), |name| Err(not_enabled(directory, name, &error)));
     }
     // One controller that can not be enabled spoils the whole write: the others one by one.
     for name in &wanted {
-        let Err(error) = file::write(&control, &format!("+{name}")) else { continue };
-        if missing(required).contains(name) {
-            return Err(not_enabled(directory, name, &error));
+        match file::write(&control, &format!("+{name}")) {
+            Err(error) if required.contains(name) => return Err(not_enabled(directory, name, &error)),
+            _ => {}
         }
     }
     Ok(())
@@ -391,11 +403,10 @@ fn not_enabled(directory: &Path, controller: &str, error: &moat_linux::Error) ->
         Errno::BUSY => format!(
             "cgroup {group} has processes of its own, so its children can not have the controller {controller}: {error}"
         ),
-        Errno::NOENT => {
-            format!("cgroup {group} was not given the controller {controller} by its parent: {error}")
-        }
-        Errno::OPNOTSUPP | Errno::INVAL => {
-            format!("cgroup {group} is threaded or cannot have the controller {controller}: {error}")
+        Errno::OPNOTSUPP => {
+            format!(
+                "cgroup {group} is threaded, so its children can not have the controller {controller}: {error}"
+            )
         }
         _ => format!("cgroup {group} can not give the controller {controller} to its children: {error}"),
     };
