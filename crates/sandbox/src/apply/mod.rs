@@ -218,23 +218,17 @@ impl Init<'_> {
         Ok(())
     }
 
-    /// All is built: the container outlives the runtime from here on.
+    /// All is built. From here on the runtime's death is seen as an end of file instead of a signal: the
+    /// word to go on and that death may come together, and the container outlives the runtime then.
     fn await_start(&mut self, signal: StartSignal) -> Result<()> {
+        sys::set_parent_death_signal(0)?;
         self.tell(&FromInit::Ready)?;
-        match signal {
-            StartSignal::Runtime => {
-                self.hear(FromRuntime::Go)?;
-                sys::set_parent_death_signal(0)?;
-            }
-            StartSignal::Fifo => {
-                // The runtime answers only when its own part is done, and goes away then.
-                self.hear(FromRuntime::Go)?;
-                sys::set_parent_death_signal(0)?;
-                self.socket = None;
-                let Some((go, _)) = &self.fifos else { return Err(Error::new("there is no exec FIFO")) };
-                let mut byte = [0_u8];
-                while rustix::io::read(go, &mut byte) == Err(rustix::io::Errno::INTR) {}
-            }
+        self.hear(FromRuntime::Go)?;
+        if signal == StartSignal::Fifo {
+            self.socket = None;
+            let Some((go, _)) = &self.fifos else { return Err(Error::new("there is no exec FIFO")) };
+            let mut byte = [0_u8];
+            while rustix::io::read(go, &mut byte) == Err(rustix::io::Errno::INTR) {}
         }
         Ok(())
     }
