@@ -43,6 +43,14 @@ def condition(arg):
     return seccomp.Arg(arg["index"], operator, arg["value"])
 
 
+def unknown(name):
+    """Whether libseccomp is older than a system call; runc leaves it out, too."""
+    try:
+        return seccomp.resolve_syscall(seccomp.Arch(), name) == -1
+    except (RuntimeError, ValueError):
+        return True
+
+
 def compile_rules(config):
     default = action(config["defaultAction"], config.get("defaultErrnoRet", 1))
     bpf = seccomp.SyscallFilter(defaction=default)
@@ -54,6 +62,8 @@ def compile_rules(config):
         if what == default:
             continue
         for name in rule["names"]:
+            if unknown(name):
+                continue
             args = rule.get("args", [])
             indices = [arg["index"] for arg in args]
             twice = len(set(indices)) < len(indices)
@@ -61,7 +71,6 @@ def compile_rules(config):
                 try:
                     bpf.add_rule(what, name, *map(condition, group))
                 except RuntimeError:
-                    # A name that libseccomp does not know, or a rule that it refuses.
                     return None
     with tempfile.TemporaryFile() as out:
         bpf.export_bpf(out)
