@@ -28,11 +28,19 @@ fuzz_target!(|bytes: &[u8]| {
 fn calls(config: &Seccomp) -> impl Iterator<Item = SeccompData> {
     let listed = config.architectures.iter().map(String::as_str);
     let arches: Vec<&str> = listed.chain([seccomp::native_architecture(), "SCMP_ARCH_X86"]).collect();
-    let names: Vec<&str> =
-        config.syscalls.iter().flat_map(|rule| &rule.names).map(String::as_str).take(64).chain(["read"]).collect();
+    let names: Vec<&str> = config
+        .syscalls
+        .iter()
+        .flat_map(|rule| &rule.names)
+        .map(String::as_str)
+        .take(64)
+        .chain(["read"])
+        .collect();
     let args = || config.syscalls.iter().flat_map(|rule| &rule.args).take(64);
-    let values: Vec<u64> =
-        args().flat_map(|arg| [arg.value, arg.value_two, arg.value & arg.value_two]).chain([0, u64::MAX]).collect();
+    let values: Vec<u64> = args()
+        .flat_map(|arg| [arg.value, arg.value_two, arg.value & arg.value_two])
+        .chain([0, u64::MAX])
+        .collect();
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     (0..CALLS).map(move |_| {
         let arch = random.pick(&arches);
