@@ -62,46 +62,6 @@ pub(super) static ARCHES: [Arch; 20] = [
     numberless("SCMP_ARCH_PARISC64", 15 | BITS64),
 ];
 
-/// The calls that socketcall(2) bundles, in the order of their numbers from 1 on.
-const SOCKET_CALLS: [&str; 20] = [
-    "socket",
-    "bind",
-    "connect",
-    "listen",
-    "accept",
-    "getsockname",
-    "getpeername",
-    "socketpair",
-    "send",
-    "recv",
-    "sendto",
-    "recvfrom",
-    "shutdown",
-    "setsockopt",
-    "getsockopt",
-    "sendmsg",
-    "recvmsg",
-    "accept4",
-    "recvmmsg",
-    "sendmmsg",
-];
-
-/// The calls that ipc(2) bundles.
-const IPC_CALLS: [(&str, u32); 12] = [
-    ("semop", 1),
-    ("semget", 2),
-    ("semctl", 3),
-    ("semtimedop", 4),
-    ("msgsnd", 11),
-    ("msgrcv", 12),
-    ("msgget", 13),
-    ("msgctl", 14),
-    ("shmat", 21),
-    ("shmdt", 22),
-    ("shmget", 23),
-    ("shmctl", 24),
-];
-
 /// A call inside socketcall or ipc.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Bundled {
@@ -109,12 +69,47 @@ pub(super) enum Bundled {
     Ipc(u32),
 }
 
+/// The calls that socketcall(2) and ipc(2) bundle, sorted by name, with their numbers there.
+static BUNDLED: [(&str, Bundled); 32] = [
+    ("accept", Bundled::Socket(5)),
+    ("accept4", Bundled::Socket(18)),
+    ("bind", Bundled::Socket(2)),
+    ("connect", Bundled::Socket(3)),
+    ("getpeername", Bundled::Socket(7)),
+    ("getsockname", Bundled::Socket(6)),
+    ("getsockopt", Bundled::Socket(15)),
+    ("listen", Bundled::Socket(4)),
+    ("msgctl", Bundled::Ipc(14)),
+    ("msgget", Bundled::Ipc(13)),
+    ("msgrcv", Bundled::Ipc(12)),
+    ("msgsnd", Bundled::Ipc(11)),
+    ("recv", Bundled::Socket(10)),
+    ("recvfrom", Bundled::Socket(12)),
+    ("recvmmsg", Bundled::Socket(19)),
+    ("recvmsg", Bundled::Socket(17)),
+    ("semctl", Bundled::Ipc(3)),
+    ("semget", Bundled::Ipc(2)),
+    ("semop", Bundled::Ipc(1)),
+    ("semtimedop", Bundled::Ipc(4)),
+    ("send", Bundled::Socket(9)),
+    ("sendmmsg", Bundled::Socket(20)),
+    ("sendmsg", Bundled::Socket(16)),
+    ("sendto", Bundled::Socket(11)),
+    ("setsockopt", Bundled::Socket(14)),
+    ("shmat", Bundled::Ipc(21)),
+    ("shmctl", Bundled::Ipc(24)),
+    ("shmdt", Bundled::Ipc(22)),
+    ("shmget", Bundled::Ipc(23)),
+    ("shutdown", Bundled::Socket(13)),
+    ("socket", Bundled::Socket(1)),
+    ("socketpair", Bundled::Socket(8)),
+];
+
 impl Bundled {
     /// Whether socketcall or ipc bundles the call.
     pub(super) fn find(name: &str) -> Option<Self> {
-        let socket = (1..).zip(SOCKET_CALLS).find(|(_, known)| *known == name);
-        let ipc = || IPC_CALLS.iter().find(|(known, _)| *known == name);
-        socket.map(|(call, _)| Self::Socket(call)).or_else(|| ipc().map(|(_, call)| Self::Ipc(*call)))
+        let found = BUNDLED.binary_search_by(|(known, _)| (*known).cmp(name));
+        found.ok().and_then(|at| BUNDLED.get(at)).map(|(_, call)| *call)
     }
 }
 

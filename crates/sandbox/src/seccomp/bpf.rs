@@ -233,24 +233,43 @@ fn run(program: &[Instruction], data: &SeccompData) -> Option<u32> {
 /// A program as text, one instruction on a line, with the places that jumps go to.
 pub(super) struct Listing<'a>(pub(super) &'a [Instruction]);
 
+impl Listing<'_> {
+    /// Which word each instruction finds in the accumulator. Jumps go forwards, so one pass tells.
+    fn loaded(&self) -> Vec<u32> {
+        let mut loaded = vec![NUMBER; self.0.len()];
+        for (at, &Instruction { code, jt, jf, k }) in self.0.iter().enumerate() {
+            let word = if code == op::LOAD { k } else { loaded.get(at).copied().unwrap_or(NUMBER) };
+            let skips = match code {
+                op::RETURN => continue,
+                op::LOAD | op::AND => [0, 0],
+                op::JUMP => [k as usize, k as usize],
+                _ => [jt.into(), jf.into()],
+            };
+            for skip in skips {
+                if let Some(place) = loaded.get_mut((at + 1).saturating_add(skip)) {
+                    *place = word;
+                }
+            }
+        }
+        loaded
+    }
+}
+
 impl fmt::Display for Listing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut loaded = NUMBER;
-        for (at, &Instruction { code, jt, jf, k }) in self.0.iter().enumerate() {
+        for (at, (&Instruction { code, jt, jf, k }, loaded)) in self.0.iter().zip(self.loaded()).enumerate() {
             let place = |skip: u32| at as u64 + 1 + u64::from(skip);
             let (yes, no) = (place(jt.into()), place(jf.into()));
+            let value = operand(loaded, k);
             write!(f, "{at:4}  ")?;
             match code {
-                op::LOAD => {
-                    loaded = k;
-                    writeln!(f, "load {}", word_name(k))?;
-                }
+                op::LOAD => writeln!(f, "load {}", word_name(k))?,
                 op::AND => writeln!(f, "and  {k:#x}")?,
                 op::JUMP => writeln!(f, "goto {}", place(k))?,
                 op::RETURN => writeln!(f, "ret  {}", rules::action_name(k))?,
-                op::EQUAL => writeln!(f, "if == {} goto {yes} else {no}", operand(loaded, k))?,
-                op::GREATER => writeln!(f, "if >  {} goto {yes} else {no}", operand(loaded, k))?,
-                op::AT_LEAST => writeln!(f, "if >= {} goto {yes} else {no}", operand(loaded, k))?,
+                op::EQUAL => writeln!(f, "if == {value} goto {yes} else {no}")?,
+                op::GREATER => writeln!(f, "if >  {value} goto {yes} else {no}")?,
+                op::AT_LEAST => writeln!(f, "if >= {value} goto {yes} else {no}")?,
                 op::ANY_BIT => writeln!(f, "if &  {k:#x} goto {yes} else {no}")?,
                 _ => writeln!(f, "op {code:#x} {k:#x}, {yes}, {no}")?,
             }

@@ -31,17 +31,18 @@ struct Chain<'a> {
 pub(super) fn program(policy: &Policy) -> Result<Vec<Instruction>> {
     let mut out = Assembler::default();
     let mut entry = FOREIGN;
-    let mut done: Vec<u32> = Vec::with_capacity(policy.arches.len());
-    // The program grows from its end: the first architecture, the native one, comes out nearest.
-    for arch in policy.arches.iter().rev() {
-        if done.contains(&arch.audit) || !arch.has_numbers() {
-            continue;
+    let mut audits: Vec<u32> = Vec::with_capacity(policy.arches.len());
+    for arch in policy.arches.iter().filter(|arch| arch.has_numbers()) {
+        if !audits.contains(&arch.audit) {
+            audits.push(arch.audit);
         }
-        done.push(arch.audit);
-        let line = numbers(&mut out, policy, arch.audit)?;
+    }
+    // The program grows from its end: the native architecture, the first of the list, comes out nearest.
+    for audit in audits.into_iter().rev() {
+        let line = numbers(&mut out, policy, audit)?;
         let tree = out.search(&line);
         let body = out.load(NUMBER, tree);
-        entry = out.branch(op::EQUAL, arch.audit, body, entry);
+        entry = out.branch(op::EQUAL, audit, body, entry);
         within(&out)?;
     }
     let entry = out.load(ARCHITECTURE, entry);

@@ -18,8 +18,11 @@ mod bpf;
 mod compile;
 mod decide;
 mod notify;
+mod profile;
 mod rules;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -32,6 +35,7 @@ use crate::Result;
 pub use bpf::{SeccompData, evaluate};
 pub use decide::decide;
 pub use notify::hand_over;
+pub use profile::default_profile;
 pub use rules::{ACTIONS, FLAGS, OPERATORS};
 
 /// A compiled filter, ready to be installed.
