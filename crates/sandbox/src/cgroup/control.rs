@@ -211,19 +211,27 @@ impl CgroupState {
         }
     }
 
-    /// Removes the group where nothing is in it, and leaves it where something is.
+    /// Removes the group where nothing is in it, and leaves it where something stays.
     ///
-    /// For what is left of a runtime that was killed before it knew whether the group was its own.
+    /// For what is left of a runtime that was killed before it knew whether the group was its own: what the runtime
+    /// has started there is ending, so a busy group gets a moment.
     pub fn remove_empty(&self) -> Result<()> {
-        for group in self.legacy.iter().chain(&self.unified) {
-            match moat_linux::fs::unlink_at(rustix::fs::CWD, &group.directory, true) {
-                Err(error) if !matches!(error.errno(), Errno::NOENT | Errno::BUSY) => {
-                    return Err(error).context(|| what(group));
+        let mut patience = Patience::new(REMOVE_PATIENCE);
+        let mut left: Vec<&Group> = self.legacy.iter().chain(&self.unified).collect();
+        loop {
+            let mut busy = Vec::new();
+            for group in left {
+                match moat_linux::fs::unlink_at(rustix::fs::CWD, &group.directory, true) {
+                    Err(error) if error.errno() == Errno::BUSY => busy.push(group),
+                    Err(error) if error.errno() != Errno::NOENT => return Err(error).context(|| what(group)),
+                    _ => {}
                 }
-                _ => {}
+            }
+            left = busy;
+            if left.is_empty() || !patience.wait() {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     /// Removes the group in every hierarchy, and those below it.
