@@ -69,6 +69,8 @@ pub struct Running {
     pub terminal: Option<OwnedFd>,
     /// What stopped nothing but should be told.
     pub warnings: Vec<String>,
+    /// The container, when it was built by this call.
+    container: Option<(Folder, ContainerState)>,
 }
 
 /// Plans a container without making anything.
@@ -120,6 +122,8 @@ pub fn create(
     match build(&mut folder, &mut state, &mut made, (spec, config), options, &plan, recorder) {
         Ok(mut running) => {
             running.warnings.splice(0..0, plan.warnings);
+            folder.unlock();
+            running.container = Some((folder, state));
             Ok(running)
         }
         Err(error) => {
@@ -202,7 +206,7 @@ fn build(
     {
         warnings = hook::run_lenient("poststart", &hooks.poststart, &state.to_oci(Status::Running));
     }
-    Ok(Running { pid: built.pid, pidfd: built.pidfd, terminal: built.terminal, warnings })
+    Ok(Running { pid: built.pid, pidfd: built.pidfd, terminal: built.terminal, warnings, container: None })
 }
 
 fn finish(folder: &Folder, options: &CreateOptions, built: &Built, recorder: &mut Recorder) -> Result<()> {
@@ -350,7 +354,7 @@ pub fn exec(
     finished?;
     recorder.add_init(&steps, &built.durations, built.cloned);
     warnings.dedup();
-    Ok(Running { pid: built.pid, pidfd: built.pidfd, terminal: built.terminal, warnings })
+    Ok(Running { pid: built.pid, pidfd: built.pidfd, terminal: built.terminal, warnings, container: None })
 }
 
 /// The namespaces in which a process differs from this one: only those can and need be joined.
@@ -450,9 +454,35 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool, recorder: &mut Recor
             status.name()
         )));
     }
-    recorder.step("kill what is left", "kill -9 $PID", || end_all(&state))?;
-    recorder.step("remove the cgroup", "rmdir CGROUP", || state.cgroup.remove())?;
     let hooks = folder.config().ok().and_then(|spec| spec.hooks).unwrap_or_default();
+    remove(folder, &state, status, &hooks, recorder)
+}
+
+/// Deletes a container that [`create`] has just built and whose first process has ended: what `run` does at
+/// its end, without reading again what is known.
+pub fn delete_ended(
+    running: Running,
+    hooks: Option<&oci::Hooks>,
+    recorder: &mut Recorder,
+) -> Result<Vec<String>> {
+    let Some((mut folder, state)) = running.container else { return Ok(Vec::new()) };
+    folder.lock()?;
+    remove(folder, &state, Status::Stopped, &hooks.cloned().unwrap_or_default(), recorder)
+}
+
+fn remove(
+    folder: Folder,
+    state: &ContainerState,
+    status: Status,
+    hooks: &oci::Hooks,
+    recorder: &mut Recorder,
+) -> Result<Vec<String>> {
+    let idle = status == Status::Stopped
+        && recorder.step("remove the cgroup", "rmdir CGROUP", || state.cgroup.remove_idle())?;
+    if !idle {
+        recorder.step("kill what is left", "kill -9 $PID", || end_all(state))?;
+        recorder.step("remove the cgroup", "rmdir CGROUP", || state.cgroup.remove())?;
+    }
     let warnings = hook::run_lenient("poststop", &hooks.poststop, &state.to_oci(Status::Stopped));
     recorder.step("remove the state folder", "rm -r STATE/ID", || folder.remove())?;
     Ok(warnings)

@@ -252,7 +252,16 @@ impl Folder {
 
     /// Removes the folder: the name is free again.
     pub fn remove(self) -> Result<()> {
-        std::fs::remove_dir_all(&self.path).context(|| format!("remove {}", self.path.display()))
+        // What is known to be there goes without a look at the folder.
+        for name in ["state.json", "config.json"] {
+            let _ = std::fs::remove_file(self.path.join(name));
+        }
+        match std::fs::remove_dir(&self.path) {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                std::fs::remove_dir_all(&self.path).context(|| format!("remove {}", self.path.display()))
+            }
+        }
     }
 }
 
