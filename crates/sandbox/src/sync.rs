@@ -11,7 +11,7 @@ use moat_linux::net;
 use crate::{Context, Error, Result};
 
 /// The longest message. An error that does not fit is cut.
-const MAX_BYTES: usize = 32 << 10;
+const MAX_BYTES: usize = 4 << 10;
 
 /// What init tells.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ pub(crate) fn tell_runtime(socket: BorrowedFd<'_>, message: &FromInit) -> Result
 
 /// Waits for a message of init's.
 pub(crate) fn hear_init(socket: BorrowedFd<'_>) -> Result<FromInit> {
-    let mut buffer = vec![0_u8; MAX_BYTES];
+    let mut buffer = [0_u8; MAX_BYTES];
     let (count, mut fds) = match net::receive(socket, &mut buffer) {
         Ok(received) => received,
         Err(error) if error.errno() == moat_linux::Errno::CONNRESET => return Ok(FromInit::Closed),
