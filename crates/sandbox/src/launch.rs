@@ -18,7 +18,7 @@ use crate::cgroup::CgroupState;
 use crate::record::{Recorder, Stop, stop_here};
 use crate::step::{Action, Join, MountIdMapping, Place, Step};
 use crate::sync::{FromInit, FromRuntime, hear_init, tell_init};
-use crate::{Context, Error, Result, cgroup, hook, seccomp};
+use crate::{Context, Error, Result, cgroup, hook, net_device, seccomp};
 
 /// What the process is built from.
 pub(crate) struct Order<'a> {
@@ -165,7 +165,11 @@ impl Builder<'_, '_> {
                     .context(|| format!("process.rlimits {name}"))
             }
             Action::OomScoreAdjust { value, best_effort } => self.adjust_oom_score(*value, *best_effort),
-            Action::MoveNetDevice { name, inside } => move_device(self.pid()?, name, inside),
+            Action::MoveNetDevice { name, inside, namespace } => {
+                let own = || Ok(format!("/proc/{}/ns/net", self.pid()?).into());
+                let namespace = namespace.clone().map_or_else(own, Ok::<PathBuf, Error>)?;
+                net_device::move_in(&namespace, name, inside)
+            }
             Action::Hooks { kind, hooks } => self.run_hooks(kind, hooks),
             other => Err(Error::new(format!("{other}: not a step of the runtime's"))),
         }
@@ -485,11 +489,6 @@ fn send_terminal(path: &std::path::Path, master: &OwnedFd) -> Result<()> {
     let what = || format!("console socket {}", path.display());
     let socket = net::connect(path).context(what)?;
     net::send(socket.as_fd(), b"/dev/ptmx", &[master.as_fd()]).context(what)
-}
-
-fn move_device(pid: i32, name: &str, inside: &str) -> Result<()> {
-    let _ = (pid, inside);
-    Err(Error::new(format!("linux.netDevices {name}: moving devices is not supported yet")))
 }
 
 /// Maps the ids of a detached mount by a user namespace that lives only as long as it takes.

@@ -10,9 +10,12 @@ mod by_hand;
 mod error;
 mod hook;
 mod launch;
+mod net_device;
+mod netlink;
 mod sync;
 
 pub mod cgroup;
+pub mod change;
 pub mod container;
 pub mod host;
 pub mod plan;

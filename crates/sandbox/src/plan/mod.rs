@@ -21,6 +21,7 @@ mod process;
 
 use std::path::{Path, PathBuf};
 
+use moat_linux::mount::propagation as kinds;
 use moat_linux::process::namespace;
 use moat_model::id::ContainerId;
 use moat_model::oci::{self, IdMapping, NamespaceKind, Spec};
@@ -31,7 +32,8 @@ use crate::step::{Action, Join, Place, Propagation, Step};
 use crate::{Context, Error, Result};
 
 pub use check::parse_config;
-pub use process::{ExecRequest, plan_exec};
+pub use mounts::mount_options;
+pub use process::{ExecRequest, MEMORY_POLICY_FLAGS, MEMORY_POLICY_MODES, plan_exec};
 
 /// What is asked for beside the configuration.
 #[derive(Clone, Debug)]
@@ -139,7 +141,7 @@ pub fn plan(request: &Request<'_>, host: &Host) -> Result<Plan> {
     clone_steps(&mut steps, &linux, &namespaces, host);
     meanwhile.into_iter().for_each(|operation| steps.runtime(Action::Cgroup(operation)));
     steps.runtime(Action::OpenCgroup);
-    host_steps(&mut steps, &linux, process, host)?;
+    host_steps(&mut steps, &linux, process, &namespaces, host)?;
     if let Some(hooks) = &spec.hooks {
         let both = [("prestart", &hooks.prestart), ("createRuntime", &hooks.create_runtime)];
         for (kind, hooks) in both.into_iter().filter(|(_, hooks)| !hooks.is_empty()) {
@@ -223,7 +225,13 @@ fn groups_allowed(linux: &oci::Linux, host: &Host) -> bool {
 }
 
 /// What the runtime does to the process from outside, while init is at work.
-fn host_steps(steps: &mut Steps, linux: &oci::Linux, process: &oci::Process, host: &Host) -> Result<()> {
+fn host_steps(
+    steps: &mut Steps,
+    linux: &oci::Linux,
+    process: &oci::Process,
+    namespaces: &Namespaces,
+    host: &Host,
+) -> Result<()> {
     process::limits(steps, process)?;
     if let Some(value) = process.oom_score_adj {
         if !(-1000..=1000).contains(&value) {
@@ -231,9 +239,14 @@ fn host_steps(steps: &mut Steps, linux: &oci::Linux, process: &oci::Process, hos
         }
         steps.runtime(Action::OomScoreAdjust { value, best_effort: host.rootless() });
     }
+    let joined = namespaces.joins.iter().find(|join| join.namespace == namespace::NETWORK);
     for (name, device) in &linux.net_devices {
         let inside = if device.name.is_empty() { name } else { &device.name };
-        steps.runtime(Action::MoveNetDevice { name: name.clone(), inside: inside.clone() });
+        steps.runtime(Action::MoveNetDevice {
+            name: name.clone(),
+            inside: inside.clone(),
+            namespace: joined.map(|join| join.path.clone()),
+        });
     }
     Ok(())
 }
@@ -278,7 +291,7 @@ fn join_cgroup(steps: &mut Steps, namespaces: &Namespaces) {
 
 /// The device rules that every container has, before those of the configuration, as runc has them: nodes
 /// can be made but not opened, and what every program expects can be opened.
-fn with_default_devices(resources: &oci::Resources) -> oci::Resources {
+pub(crate) fn with_default_devices(resources: &oci::Resources) -> oci::Resources {
     let mut resources = resources.clone();
     if resources.devices.is_empty() {
         return resources;
@@ -305,21 +318,22 @@ fn with_default_devices(resources: &oci::Resources) -> oci::Resources {
     resources
 }
 
+/// Kinds of mount propagation; with an `r` before the name for the mounts below as well.
+const PROPAGATIONS: [(&str, u64); 4] = [
+    ("shared", kinds::SHARED),
+    ("slave", kinds::SLAVE),
+    ("private", kinds::PRIVATE),
+    ("unbindable", kinds::UNBINDABLE),
+];
+
 /// Parses `shared`, `rslave` and so on.
 fn parse_propagation(text: &str) -> Option<Propagation> {
-    use moat_linux::mount::propagation as kinds;
     let (recursive, name) = match text.strip_prefix('r') {
         Some(rest) => (true, rest),
         None => (false, text),
     };
-    let kind = match name {
-        "shared" => kinds::SHARED,
-        "slave" => kinds::SLAVE,
-        "private" => kinds::PRIVATE,
-        "unbindable" => kinds::UNBINDABLE,
-        _ => return None,
-    };
-    Some(Propagation { kind, recursive })
+    let (_, kind) = PROPAGATIONS.iter().find(|(known, _)| *known == name)?;
+    Some(Propagation { kind: *kind, recursive })
 }
 
 /// A path of the configuration made absolute by the bundle.
