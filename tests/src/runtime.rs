@@ -158,7 +158,8 @@ impl Runtime {
     /// A name that no other test uses.
     pub fn id(&self) -> String {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
-        let id = format!("moat-test-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        // The end tells it from one that goes on: 9 from 97.
+        let id = format!("moat-test-{}-{}x", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         self.ids.borrow_mut().push(id.clone());
         id
     }
