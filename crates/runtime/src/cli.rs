@@ -61,7 +61,7 @@ pub(crate) enum Command {
     /// Create a container; its program waits for start
     Create(CreateArgs),
     /// Run the program of a created container
-    Start(Id),
+    Start(StartArgs),
     /// Create a container, run its program, wait for it and delete the container
     Run(RunArgs),
     /// Print the state of a container
@@ -171,6 +171,14 @@ pub(crate) struct RunArgs {
     /// Do not adopt orphaned processes
     #[arg(long)]
     pub(crate) no_subreaper: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StartArgs {
+    #[arg(long, hide = true)]
+    pub(crate) stop_after: Option<String>,
+    /// Container
+    pub(crate) id: String,
 }
 
 #[derive(Args, Debug)]

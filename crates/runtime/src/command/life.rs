@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use super::build::parse_stop;
 use super::{Session, container_id};
-use crate::cli::{DeleteArgs, Id, KillArgs};
+use crate::cli::{DeleteArgs, Id, KillArgs, StartArgs};
 
-pub(crate) fn start(session: &Session<'_>, args: &Id) -> Result<u8> {
-    let mut recorder = Recorder::new(false, None);
+pub(crate) fn start(session: &Session<'_>, args: &StartArgs) -> Result<u8> {
+    let mut recorder = Recorder::new(false, parse_stop(args.stop_after.as_deref())?);
     let warnings = container::start(&session.store, &container_id(&args.id)?, &mut recorder)?;
     warnings.iter().for_each(|warning| session.log.warn(warning));
     Ok(0)
