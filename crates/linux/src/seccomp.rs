@@ -83,6 +83,23 @@ pub fn install(program: &[Instruction], flags: Flags) -> Result<Option<OwnedFd>>
     Ok(Some(unsafe { OwnedFd::from_raw_fd(value as i32) }))
 }
 
+/// Whether the kernel knows flags: with no program it complains of a bad address only after the flags.
+pub fn flags_available(flags: Flags) -> bool {
+    // Without a listener to wait for, WAIT_KILLABLE_RECV is refused for that reason.
+    let listener = if flags.has(Flags::WAIT_KILLABLE_RECV) { Flags::NEW_LISTENER } else { Flags(0) };
+    let flags = flags.with(listener);
+    // SAFETY: the kernel reads from a null pointer, which fails before anything is installed.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags.0,
+            std::ptr::null::<libc::sock_fprog>(),
+        )
+    };
+    syscall(returned) == Err(Errno::FAULT)
+}
+
 /// SECCOMP_GET_ACTION_AVAIL: whether the kernel knows an action (`SECCOMP_RET_...` without its data).
 pub fn action_available(action: u32) -> Result<bool> {
     // SAFETY: the kernel reads one u32, which lives through the call.

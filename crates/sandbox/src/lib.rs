@@ -13,6 +13,7 @@ mod launch;
 mod sync;
 
 pub mod cgroup;
+pub mod change;
 pub mod container;
 pub mod host;
 pub mod plan;

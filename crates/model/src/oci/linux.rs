@@ -86,6 +86,12 @@ pub enum NamespaceKind {
     Time,
 }
 
+impl NamespaceKind {
+    /// Every kind.
+    pub const ALL: [Self; 8] =
+        [Self::User, Self::Pid, Self::Mount, Self::Uts, Self::Ipc, Self::Network, Self::Cgroup, Self::Time];
+}
+
 /// A namespace to make, or to join when a path is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Namespace {

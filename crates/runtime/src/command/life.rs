@@ -7,6 +7,8 @@ use moat_sandbox::{Error, Result};
 use serde::Serialize;
 
 use super::build::parse_stop;
+use super::oom::Kills;
+use super::output::print;
 use super::{Session, container_id};
 use crate::cli::{DeleteArgs, Id, KillArgs, StartArgs};
 
@@ -26,9 +28,10 @@ struct FullState {
     rootfs: std::path::PathBuf,
     created: String,
     owner: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oom: Option<Kills>,
 }
 
-#[expect(clippy::print_stdout, reason = "the answer of the command")]
 pub(crate) fn state(session: &Session<'_>, args: &Id) -> Result<u8> {
     let (folder, state) = container::load(&session.store, &container_id(&args.id)?)?;
     let status = state.status(&folder)?;
@@ -37,8 +40,10 @@ pub(crate) fn state(session: &Session<'_>, args: &Id) -> Result<u8> {
         rootfs: state.rootfs.clone(),
         created: state.created.clone(),
         owner: if state.owner == 0 { String::new() } else { state.owner.to_string() },
+        oom: Kills::new(&state.cgroup.oom()?),
     };
-    println!("{}", serde_json::to_string_pretty(&full).map_err(|error| Error::new(error.to_string()))?);
+    let text = serde_json::to_string_pretty(&full).map_err(|error| Error::new(error.to_string()))?;
+    print(&format!("{text}\n"))?;
     Ok(0)
 }
 

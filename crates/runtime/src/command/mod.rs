@@ -1,8 +1,19 @@
 //! The commands, a file for each or for a few that belong together.
 
 mod build;
+mod events;
 mod exec;
+mod features;
 mod life;
+mod list;
+mod oom;
+mod output;
+mod pause;
+mod ps;
+mod spec;
+mod stats;
+mod units;
+mod update;
 
 use std::path::PathBuf;
 
@@ -61,9 +72,17 @@ pub(crate) fn run(cli: &Cli, log: &Log) -> Result<u8> {
         Command::Kill(args) => life::kill(&session, args),
         Command::Delete(args) => life::delete(&session, args),
         Command::Exec(args) => exec::exec(&session, args),
+        Command::Ps(args) => ps::ps(&session, args),
+        Command::List(args) => list::list(&session, args),
+        Command::Pause(args) => pause::pause(&session, args),
+        Command::Resume(args) => pause::resume(&session, args),
+        Command::Update(args) => update::update(&session, args),
+        Command::Events(args) => events::events(&session, args),
+        Command::Stats(args) => stats::stats(&session, args),
+        Command::Spec(args) => spec::spec(&session, args),
+        Command::Features => features::features(),
         Command::Checkpoint(_) => Err(Error::new("checkpoint is not supported yet")),
         Command::Restore(_) => Err(Error::new("restore is not supported yet")),
-        _ => Err(Error::new("this command is not supported yet")),
     }
 }
 

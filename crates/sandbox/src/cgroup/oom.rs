@@ -14,6 +14,8 @@ use crate::{Context, Result};
 /// The kernel's kills in a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Oom {
+    /// The group, as the kernel's log names it; empty when the host has no memory controller.
+    pub group: String,
     /// How many processes were killed.
     pub kills: u64,
     /// Those that the kernel's log still names, oldest first; empty when this user may not read it.
@@ -58,14 +60,17 @@ impl OomWatch {
 impl CgroupState {
     /// How many processes of the group were killed for lack of memory, and which the kernel's log names.
     pub fn oom(&self) -> Result<Oom> {
-        let mut oom = Oom { kills: self.oom_kills()?, victims: Vec::new() };
         let group = match self.home(("memory", "memory")) {
             Some(Home::V1(group) | Home::V2(group)) => group,
-            None => return Ok(oom),
+            None => return Ok(Oom::default()),
         };
+        let mut oom = Oom { group: group.path.clone(), kills: self.oom_kills()?, victims: Vec::new() };
         if oom.kills > 0 {
             let records = kernel_log().unwrap_or_default();
             oom.victims = records.iter().filter_map(|record| victim(record, &group.path)).collect();
+            // An earlier group of this path may have had kills of its own.
+            let earlier = oom.victims.len().saturating_sub(usize::try_from(oom.kills).unwrap_or(usize::MAX));
+            oom.victims.drain(..earlier);
         }
         Ok(oom)
     }

@@ -86,15 +86,7 @@ pub(super) fn check_process(process: &oci::Process) -> Result<()> {
 }
 
 fn check_hooks(hooks: &oci::Hooks) -> Result<()> {
-    let kinds = [
-        ("prestart", &hooks.prestart),
-        ("createRuntime", &hooks.create_runtime),
-        ("createContainer", &hooks.create_container),
-        ("startContainer", &hooks.start_container),
-        ("poststart", &hooks.poststart),
-        ("poststop", &hooks.poststop),
-    ];
-    for (kind, list) in kinds {
+    for (kind, list) in hooks.kinds() {
         for (index, hook) in list.iter().enumerate() {
             if !hook.path.is_absolute() {
                 let path = hook.path.display();

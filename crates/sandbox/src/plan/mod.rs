@@ -19,6 +19,7 @@ mod process;
 
 use std::path::{Path, PathBuf};
 
+use moat_linux::mount::propagation as kinds;
 use moat_linux::process::namespace;
 use moat_model::id::ContainerId;
 use moat_model::oci::{self, IdMapping, NamespaceKind, Spec};
@@ -29,7 +30,8 @@ use crate::step::{Action, Join, Place, Propagation, Step};
 use crate::{Context, Error, Result};
 
 pub use check::parse_config;
-pub use process::{ExecRequest, plan_exec};
+pub use mounts::mount_options;
+pub use process::{ExecRequest, MEMORY_POLICY_FLAGS, MEMORY_POLICY_MODES, plan_exec};
 
 /// What is asked for beside the configuration.
 #[derive(Clone, Debug)]
@@ -258,7 +260,7 @@ fn enter_steps(steps: &mut Steps, spec: &Spec, linux: &oci::Linux, namespaces: &
 
 /// The device rules that every container has, before those of the configuration, as runc has them: nodes
 /// can be made but not opened, and what every program expects can be opened.
-fn with_default_devices(resources: &oci::Resources) -> oci::Resources {
+pub(crate) fn with_default_devices(resources: &oci::Resources) -> oci::Resources {
     let mut resources = resources.clone();
     if resources.devices.is_empty() {
         return resources;
@@ -285,21 +287,22 @@ fn with_default_devices(resources: &oci::Resources) -> oci::Resources {
     resources
 }
 
+/// Kinds of mount propagation; with an `r` before the name for the mounts below as well.
+const PROPAGATIONS: [(&str, u64); 4] = [
+    ("shared", kinds::SHARED),
+    ("slave", kinds::SLAVE),
+    ("private", kinds::PRIVATE),
+    ("unbindable", kinds::UNBINDABLE),
+];
+
 /// Parses `shared`, `rslave` and so on.
 fn parse_propagation(text: &str) -> Option<Propagation> {
-    use moat_linux::mount::propagation as kinds;
     let (recursive, name) = match text.strip_prefix('r') {
         Some(rest) => (true, rest),
         None => (false, text),
     };
-    let kind = match name {
-        "shared" => kinds::SHARED,
-        "slave" => kinds::SLAVE,
-        "private" => kinds::PRIVATE,
-        "unbindable" => kinds::UNBINDABLE,
-        _ => return None,
-    };
-    Some(Propagation { kind, recursive })
+    let (_, kind) = PROPAGATIONS.iter().find(|(known, _)| *known == name)?;
+    Some(Propagation { kind: *kind, recursive })
 }
 
 /// A path of the configuration made absolute by the bundle.

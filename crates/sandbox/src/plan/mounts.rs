@@ -6,7 +6,7 @@ use moat_linux::mount::{Attributes, attr};
 use moat_linux::process::namespace;
 use moat_model::oci::{self, Mount};
 
-use super::{Namespaces, Request, Steps, below_bundle, in_field, parse_propagation};
+use super::{Namespaces, PROPAGATIONS, Request, Steps, below_bundle, in_field, parse_propagation};
 use crate::cgroup::{CgroupState, Hierarchy, Layout};
 use crate::host::Host;
 use crate::step::{Action, MountIdMapping, MountSource, MountStep, Node, Propagation, Terminal};
@@ -42,6 +42,39 @@ const SUPERBLOCK_FLAGS: [&str; 6] = ["sync", "dirsync", "lazytime", "mand", "ive
 const NO_EFFECT: [&str; 8] =
     ["async", "nolazytime", "nomand", "noiversion", "loud", "nofail", "auto", "_netdev"];
 
+/// What the specification and runc add.
+const EXTENSIONS: [(&str, Extension); 6] = [
+    ("bind", Extension::Bind { recursive: false }),
+    ("rbind", Extension::Bind { recursive: true }),
+    ("tmpcopyup", Extension::CopyUp),
+    ("idmap", Extension::IdMap { recursive: false }),
+    ("ridmap", Extension::IdMap { recursive: true }),
+    ("remount", Extension::Refused("a container starts with new mounts")),
+];
+
+#[derive(Clone, Copy)]
+enum Extension {
+    Bind { recursive: bool },
+    CopyUp,
+    IdMap { recursive: bool },
+    Refused(&'static str),
+}
+
+/// Every option that is not left to the file system, sorted.
+pub fn mount_options() -> Vec<String> {
+    let changing = |(name, set, clear): &(&str, u64, u64)| (set | clear != 0).then(|| format!("r{name}"));
+    let extension = |(name, what): &(&str, Extension)| {
+        (!matches!(what, Extension::Refused(_))).then(|| (*name).to_owned())
+    };
+    let mut names: Vec<String> = ATTRIBUTES.iter().map(|(name, _, _)| (*name).to_owned()).collect();
+    names.extend(ATTRIBUTES.iter().filter_map(changing));
+    names.extend(EXTENSIONS.iter().filter_map(extension));
+    names.extend(PROPAGATIONS.iter().flat_map(|(name, _)| [(*name).to_owned(), format!("r{name}")]));
+    names.extend(SUPERBLOCK_FLAGS.iter().chain(&NO_EFFECT).map(|name| (*name).to_owned()));
+    names.sort_unstable();
+    names
+}
+
 /// Options of one mount, sorted.
 #[derive(Default)]
 struct Options {
@@ -52,6 +85,20 @@ struct Options {
     copy_up: bool,
     id_map: Option<bool>,
     parameters: Vec<(String, String)>,
+}
+
+impl Options {
+    fn extend(&mut self, name: &str, extension: Extension) -> Result<()> {
+        match extension {
+            Extension::Bind { recursive } => self.bind = Some(recursive || self.bind.unwrap_or(false)),
+            Extension::CopyUp => self.copy_up = true,
+            Extension::IdMap { recursive } => self.id_map = Some(recursive),
+            Extension::Refused(why) => {
+                return Err(Error::new(format!("option {name} is not supported: {why}")));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn parse_options(mount: &Mount) -> Result<Options> {
@@ -68,27 +115,13 @@ fn parse_options(mount: &Mount) -> Result<Options> {
             apply(&mut options.recursive, *set, *clear);
         } else if let Some(change) = parse_propagation(option) {
             options.propagation = Some(change);
-        } else {
-            match option.as_str() {
-                "bind" => options.bind = Some(options.bind.unwrap_or(false)),
-                "rbind" => options.bind = Some(true),
-                "remount" => {
-                    return Err(Error::new(
-                        "option remount is not supported: a container starts with new mounts",
-                    ));
-                }
-                "tmpcopyup" => options.copy_up = true,
-                "idmap" => options.id_map = Some(false),
-                "ridmap" => options.id_map = Some(true),
-                flag if SUPERBLOCK_FLAGS.contains(&flag) => {
-                    options.parameters.push((flag.to_owned(), String::new()));
-                }
-                flag if NO_EFFECT.contains(&flag) => {}
-                other => {
-                    let (key, value) = other.split_once('=').unwrap_or((other, ""));
-                    options.parameters.push((key.to_owned(), value.to_owned()));
-                }
-            }
+        } else if let Some((name, extension)) = EXTENSIONS.iter().find(|(known, _)| known == option) {
+            options.extend(name, *extension)?;
+        } else if SUPERBLOCK_FLAGS.contains(&option.as_str()) {
+            options.parameters.push((option.clone(), String::new()));
+        } else if !NO_EFFECT.contains(&option.as_str()) {
+            let (key, value) = option.split_once('=').unwrap_or((option, ""));
+            options.parameters.push((key.to_owned(), value.to_owned()));
         }
     }
     Ok(options)

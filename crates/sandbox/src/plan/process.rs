@@ -280,25 +280,29 @@ fn scheduler(wanted: &oci::Scheduler) -> Result<sched::Attributes> {
     })
 }
 
+/// The modes of linux.memoryPolicy with their MPOL_* numbers.
+pub const MEMORY_POLICY_MODES: [(&str, i32); 7] = [
+    ("MPOL_DEFAULT", 0),
+    ("MPOL_PREFERRED", 1),
+    ("MPOL_BIND", 2),
+    ("MPOL_INTERLEAVE", 3),
+    ("MPOL_LOCAL", 4),
+    ("MPOL_PREFERRED_MANY", 5),
+    ("MPOL_WEIGHTED_INTERLEAVE", 6),
+];
+
+/// Its flags.
+pub const MEMORY_POLICY_FLAGS: [(&str, i32); 3] = [
+    ("MPOL_F_STATIC_NODES", 1 << 15),
+    ("MPOL_F_RELATIVE_NODES", 1 << 14),
+    ("MPOL_F_NUMA_BALANCING", 1 << 13),
+];
+
 fn memory_policy(wanted: &oci::MemoryPolicy) -> Result<Action> {
-    const MODES: [(&str, i32); 7] = [
-        ("MPOL_DEFAULT", 0),
-        ("MPOL_PREFERRED", 1),
-        ("MPOL_BIND", 2),
-        ("MPOL_INTERLEAVE", 3),
-        ("MPOL_LOCAL", 4),
-        ("MPOL_PREFERRED_MANY", 5),
-        ("MPOL_WEIGHTED_INTERLEAVE", 6),
-    ];
-    const FLAGS: [(&str, i32); 3] = [
-        ("MPOL_F_STATIC_NODES", 1 << 15),
-        ("MPOL_F_RELATIVE_NODES", 1 << 14),
-        ("MPOL_F_NUMA_BALANCING", 1 << 13),
-    ];
-    let mode = MODES.iter().find(|(name, _)| *name == wanted.mode);
+    let mode = MEMORY_POLICY_MODES.iter().find(|(name, _)| *name == wanted.mode);
     let mut mode = mode.ok_or_else(|| Error::new(format!("mode {:?} is not known", wanted.mode)))?.1;
     for name in &wanted.flags {
-        let flag = FLAGS.iter().find(|(known, _)| known == name);
+        let flag = MEMORY_POLICY_FLAGS.iter().find(|(known, _)| known == name);
         mode |= flag.ok_or_else(|| Error::new(format!("flag {name:?} is not known")))?.1;
     }
     let nodes = if wanted.nodes.is_empty() { Vec::new() } else { parse_list(&wanted.nodes, "nodes")? };

@@ -89,6 +89,12 @@ pub fn architectures() -> impl Iterator<Item = &'static str> {
     arch::ARCHES.iter().map(|arch| arch.name)
 }
 
+/// The names of [`FLAGS`] that the running kernel knows.
+pub fn supported_flags() -> Vec<&'static str> {
+    let known = FLAGS.iter().filter(|(_, flags)| moat_linux::seccomp::flags_available(*flags));
+    known.map(|(name, _)| *name).collect()
+}
+
 /// The name of the architecture that this program is built for.
 pub fn native_architecture() -> &'static str {
     arch::Arch::native().name
