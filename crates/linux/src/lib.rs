@@ -11,6 +11,7 @@
 pub mod bpf;
 pub mod capability;
 pub mod credentials;
+mod entry;
 mod error;
 pub mod fs;
 pub mod mount;

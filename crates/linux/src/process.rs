@@ -361,10 +361,14 @@ pub fn reset_signals() -> Result<()> {
     named(syscall(returned.into()), "rt_sigprocmask", || "SIG_SETMASK, []".to_owned()).map(drop)
 }
 
-/// Gives SIGCHLD its default disposition: where a caller had it ignored, children would reap themselves.
-pub fn expect_children() {
-    // SAFETY: SIG_DFL is a valid disposition for SIGCHLD.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+/// Ignores SIGPIPE, so that a write to a closed pipe is an error; and gives SIGCHLD its default
+/// disposition: where a caller had it ignored, children would reap themselves.
+pub fn prepare_signals() {
+    // SAFETY: both are valid dispositions for these signals.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+    }
 }
 
 /// signalfd(2) for every signal; they must be blocked. Reads give `signalfd_siginfo` records.

@@ -2,22 +2,75 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches, Subcommand, ValueEnum};
 
-/// An OCI runtime: containers from bundles.
-#[derive(Parser, Debug)]
-#[command(name = "moat-runtime", version = VERSION, disable_help_subcommand = true, arg_required_else_help = true)]
+/// What was asked for.
+#[derive(Debug)]
 pub(crate) struct Cli {
-    #[command(flatten)]
     pub(crate) global: Global,
-    #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+/// Parses the command line. The arguments of a command are put together only when it is the one that was
+/// given: putting together all of them takes longer than all else that happens before a container is made.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Cli, clap::Error> {
+    let mut matches = command_line().try_get_matches_from(arguments)?;
+    let global = Global::from_arg_matches_mut(&mut matches)?;
+    let command = Command::from_arg_matches_mut(&mut matches)?;
+    Ok(Cli { global, command })
+}
+
+fn command_line() -> clap::Command {
+    let program = clap::Command::new("moat-runtime")
+        .about("An OCI runtime: containers from bundles")
+        .version(VERSION)
+        .subcommand_required(true)
+        .disable_help_subcommand(true)
+        .arg_required_else_help(true);
+    Global::augment_args(program).subcommands(COMMANDS.iter().map(|(name, about, arguments)| {
+        let command = clap::Command::new(*name).about(*about).defer(*arguments);
+        match *name {
+            "list" => command.visible_alias("ls"),
+            // A command that is refused takes whatever flags its callers have.
+            "checkpoint" | "restore" => command.disable_help_flag(true),
+            _ => command,
+        }
+    }))
+}
+
+/// Name, meaning, and what puts the arguments together.
+type Entry = (&'static str, &'static str, fn(clap::Command) -> clap::Command);
+
+/// The commands; the names are those of [`Command`]'s variants.
+const COMMANDS: [Entry; 18] = [
+    ("create", "Create a container; its program waits for start", CreateArgs::augment_args),
+    ("start", "Run the program of a created container", StartArgs::augment_args),
+    (
+        "run",
+        "Create a container, run its program, wait for it and delete the container",
+        RunArgs::augment_args,
+    ),
+    ("state", "Print the state of a container", Id::augment_args),
+    ("kill", "Send a signal to a container", KillArgs::augment_args),
+    ("delete", "Delete a container", DeleteArgs::augment_args),
+    ("exec", "Run a further process in a container", ExecArgs::augment_args),
+    ("ps", "List the processes of a container", PsArgs::augment_args),
+    ("list", "List containers", ListArgs::augment_args),
+    ("pause", "Freeze all processes of a container", Id::augment_args),
+    ("resume", "Thaw a paused container", Id::augment_args),
+    ("update", "Change the limits of a container", UpdateArgs::augment_args),
+    ("events", "Print statistics and out-of-memory events as they come", EventsArgs::augment_args),
+    ("stats", "Print statistics once, for people", StatsArgs::augment_args),
+    ("spec", "Write a configuration to start from", SpecArgs::augment_args),
+    ("features", "Print what this runtime can do", |command| command),
+    ("checkpoint", "Checkpoint a container (not supported yet)", Rest::augment_args),
+    ("restore", "Restore a container (not supported yet)", Rest::augment_args),
+];
 
 // containerd and Podman look for the second line. A test holds the specification's version to the model's.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
 
-/// Flags that stand before the command.
+// Flags that stand before the command. (A doc comment would become the text of the help.)
 #[derive(Args, Debug)]
 pub(crate) struct Global {
     /// Folder for the state of containers [default: /run/moat-runtime, for others than root $XDG_RUNTIME_DIR/moat-runtime]
@@ -56,54 +109,41 @@ pub(crate) enum Rootless {
     False,
 }
 
+/// The commands with their arguments.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
-    /// Create a container; its program waits for start
     Create(CreateArgs),
-    /// Run the program of a created container
     Start(StartArgs),
-    /// Create a container, run its program, wait for it and delete the container
     Run(RunArgs),
-    /// Print the state of a container
     State(Id),
-    /// Send a signal to a container
     Kill(KillArgs),
-    /// Delete a container
     Delete(DeleteArgs),
-    /// Run a further process in a container
     Exec(Box<ExecArgs>),
-    /// List the processes of a container
     Ps(PsArgs),
-    /// List containers
-    #[command(visible_alias = "ls")]
     List(ListArgs),
-    /// Freeze all processes of a container
     Pause(Id),
-    /// Thaw a paused container
     Resume(Id),
-    /// Change the limits of a container
     Update(Box<UpdateArgs>),
-    /// Print statistics and out-of-memory events as they come
     Events(EventsArgs),
-    /// Print statistics once, for people
     Stats(StatsArgs),
-    /// Write a configuration to start from
     Spec(SpecArgs),
-    /// Print what this runtime can do
     Features,
-    /// Checkpoint a container (not supported yet)
-    #[command(disable_help_flag = true)]
     Checkpoint(Rest),
-    /// Restore a container (not supported yet)
-    #[command(disable_help_flag = true)]
     Restore(Rest),
 }
 
-/// A command that is refused takes whatever flags its callers have.
 #[derive(Args, Debug)]
 pub(crate) struct Rest {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) rest: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StartArgs {
+    #[arg(long, hide = true)]
+    pub(crate) stop_after: Option<String>,
+    /// Container
+    pub(crate) id: String,
 }
 
 #[derive(Args, Debug)]
@@ -112,7 +152,7 @@ pub(crate) struct Id {
     pub(crate) id: String,
 }
 
-/// What create and run share.
+// What create and run share.
 #[derive(Args, Debug)]
 pub(crate) struct Build {
     /// Folder with config.json [default: the working directory]
@@ -171,14 +211,6 @@ pub(crate) struct RunArgs {
     /// Do not adopt orphaned processes
     #[arg(long)]
     pub(crate) no_subreaper: bool,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct StartArgs {
-    #[arg(long, hide = true)]
-    pub(crate) stop_after: Option<String>,
-    /// Container
-    pub(crate) id: String,
 }
 
 #[derive(Args, Debug)]
@@ -394,13 +426,22 @@ pub(crate) struct SpecArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::Subcommand;
 
-    use super::{Cli, VERSION};
+    use super::{COMMANDS, Command, VERSION, command_line};
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        let mut line = command_line();
+        line.build();
+        line.debug_assert();
         assert!(VERSION.ends_with(moat_model::oci::VERSION));
+    }
+
+    #[test]
+    fn the_table_has_every_command() {
+        let derived = Command::augment_subcommands(clap::Command::new("moat-runtime"));
+        let names: Vec<&str> = derived.get_subcommands().map(clap::Command::get_name).collect();
+        assert_eq!(names, COMMANDS.map(|(name, ..)| name));
     }
 }

@@ -58,9 +58,9 @@ pub(crate) fn send_pidfd(socket: Option<&Path>, running: &Running) -> Result<()>
 }
 
 /// Forwards signals and the terminal until the process has ended, and gives its exit code.
-pub(crate) fn tend(running: Running) -> Result<u8> {
+pub(crate) fn tend(running: &mut Running) -> Result<u8> {
     let signals = sys::signal_descriptor()?;
-    let mut terminal = running.terminal.map(Terminal::new).transpose()?;
+    let mut terminal = running.terminal.take().map(Terminal::new).transpose()?;
     let code = loop {
         if let Some(code) = reap(running.pid)? {
             break code;

@@ -5,7 +5,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::process::ExitCode;
 use std::time::SystemTime;
 
 use moat_sandbox::{Context, Error, Result};
@@ -37,11 +36,11 @@ impl Log {
     }
 
     /// Prints an error once, with its hint, and gives the exit code.
-    pub(crate) fn fail(&self, error: &Error) -> ExitCode {
+    pub(crate) fn fail(&self, error: &Error) -> i32 {
         let hint = error.hint_text().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
         self.to_stderr(&format!("moat-runtime: {error}{hint}"));
         self.to_file("error", &error.to_string());
-        ExitCode::from(error.code())
+        i32::from(error.code())
     }
 
     /// What stops nothing but should be known.

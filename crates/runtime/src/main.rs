@@ -1,6 +1,7 @@
 //! `moat-runtime`: the OCI runtime command line that containerd, Podman and CRI-O drive, over the sandbox.
 //!
 //! Verbs, flags, JSON and exit codes are runc's; what is not supported is refused with a sentence.
+#![cfg_attr(not(test), no_main)]
 
 mod cli;
 mod command;
@@ -8,19 +9,32 @@ mod foreground;
 mod log;
 mod terminal;
 
-use std::process::ExitCode;
+use moat_sandbox::self_exe;
 
-use clap::Parser;
+#[cfg(not(test))]
+moat_linux::entry!(run);
 
-fn main() -> ExitCode {
-    moat_linux::process::expect_children();
-    let cli = match cli::Cli::try_parse() {
+/// What a container comes near runs from a file that cannot be written. This comes first, since it may
+/// execute the program again: whatever was done before would be done twice.
+fn protect() -> moat_sandbox::Result<()> {
+    let builds = |argument: &std::ffi::OsString| {
+        ["create", "run", "exec"].iter().any(|verb| argument.as_os_str() == *verb)
+    };
+    if std::env::args_os().skip(1).any(|argument| builds(&argument)) { self_exe::protect() } else { Ok(()) }
+}
+
+#[cfg_attr(test, expect(dead_code, reason = "the entry is not part of the tests"))]
+fn run() -> i32 {
+    if let Err(error) = protect() {
+        return log::Log::stderr().fail(&error);
+    }
+    let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             let failed = error.use_stderr();
             // The help could not be printed either: there is nothing more to say.
             let _ = error.print();
-            return if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            return i32::from(failed);
         }
     };
     let log = match log::Log::open(&cli.global) {
@@ -28,7 +42,7 @@ fn main() -> ExitCode {
         Err(error) => return log::Log::stderr().fail(&error),
     };
     match command::run(&cli, &log) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => i32::from(code),
         Err(error) => log.fail(&error),
     }
 }

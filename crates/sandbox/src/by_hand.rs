@@ -93,6 +93,7 @@ impl Action {
             Self::Execute(args) => format!("exec {}", args.join(" ")),
             Self::OpenSource { .. }
             | Self::Hooks { .. }
+            | Self::OpenCgroup
             | Self::OpenRoot { .. }
             | Self::Terminal(_)
             | Self::AwaitHooks

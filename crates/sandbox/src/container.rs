@@ -14,8 +14,9 @@ use moat_model::oci::{self, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
+use crate::cgroup::Operation;
 use crate::host::Host;
-use crate::launch::{self, Built, Order};
+use crate::launch::{self, Built, Event, Order};
 use crate::plan::{self, ExecRequest, Plan, Request};
 use crate::record::Recorder;
 use crate::state::{ContainerState, Folder, Status, Store, process_start, replace};
@@ -68,6 +69,8 @@ pub struct Running {
     pub terminal: Option<OwnedFd>,
     /// What stopped nothing but should be told.
     pub warnings: Vec<String>,
+    /// The container, when it was built by this call.
+    container: Option<(Folder, ContainerState)>,
 }
 
 /// Plans a container without making anything.
@@ -115,14 +118,19 @@ pub fn create(
         cgroup: plan.cgroup.clone(),
         annotations: spec.annotations.clone(),
     };
-    match build(&mut folder, &mut state, spec, config, options, &plan, recorder) {
+    let mut made = Vec::new();
+    match build(&mut folder, &mut state, &mut made, (spec, config), options, &plan, recorder) {
         Ok(mut running) => {
             running.warnings.splice(0..0, plan.warnings);
+            folder.unlock();
+            running.container = Some((folder, state));
             Ok(running)
         }
         Err(error) => {
+            // A group that was refused because it is somebody else's is left alone.
+            state.cgroup = state.cgroup.made_by(&made);
             // The first error is what the user has to know; the repair is `delete --force`.
-            let _ = clean(folder, Some(&state), Some(spec));
+            let _ = clean(folder, &state, spec);
             Err(error)
         }
     }
@@ -142,8 +150,8 @@ fn check_console(process: Option<&oci::Process>, socket: Option<&Path>, detached
 fn build(
     folder: &mut Folder,
     state: &mut ContainerState,
-    spec: &Spec,
-    config: &[u8],
+    made: &mut Vec<Operation>,
+    (spec, config): (&Spec, &[u8]),
     options: &CreateOptions,
     plan: &Plan,
     recorder: &mut Recorder,
@@ -171,8 +179,22 @@ fn build(
         console_socket: options.console_socket.clone(),
         seccomp_agent: seccomp.map(|agent| (agent.listener_path.clone(), agent.listener_metadata.clone())),
     };
-    let built = launch::build(order, recorder, &mut || folder.unlock())?;
-    let finished = finish(folder, state, options, &built, recorder);
+    let built = launch::build(order, recorder, &mut |event| match event {
+        Event::Grouped(operation) => {
+            made.push(operation.clone());
+            Ok(())
+        }
+        Event::InChild => {
+            folder.unlock();
+            Ok(())
+        }
+        Event::Building(pid) => {
+            state.pid = pid;
+            state.pid_start_ticks = process_start(pid).unwrap_or(0);
+            folder.stage(state)
+        }
+    })?;
+    let finished = finish(folder, options, &built, recorder);
     if finished.is_err() {
         built.kill();
     }
@@ -184,20 +206,12 @@ fn build(
     {
         warnings = hook::run_lenient("poststart", &hooks.poststart, &state.to_oci(Status::Running));
     }
-    Ok(Running { pid: built.pid, pidfd: built.pidfd, terminal: built.terminal, warnings })
+    Ok(Running { pid: built.pid, pidfd: built.pidfd, terminal: built.terminal, warnings, container: None })
 }
 
-fn finish(
-    folder: &Folder,
-    state: &mut ContainerState,
-    options: &CreateOptions,
-    built: &Built,
-    recorder: &mut Recorder,
-) -> Result<()> {
+fn finish(folder: &Folder, options: &CreateOptions, built: &Built, recorder: &mut Recorder) -> Result<()> {
     recorder.step("save state", "", || {
-        state.pid = built.pid;
-        state.pid_start_ticks = process_start(built.pid).unwrap_or(0);
-        folder.save(state)?;
+        folder.commit()?;
         options.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, built.pid))
     })?;
     recorder.step("let the program run", "", || {
@@ -328,7 +342,7 @@ pub fn exec(
         console_socket: options.console_socket.clone(),
         seccomp_agent: seccomp.map(|agent| (agent.listener_path.clone(), agent.listener_metadata.clone())),
     };
-    let built = launch::build(order, recorder, &mut || ())?;
+    let built = launch::build(order, recorder, &mut |_| Ok(()))?;
     let finished = recorder.step("let the program run", "", || {
         options.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, built.pid))?;
         built.go()?;
@@ -340,7 +354,7 @@ pub fn exec(
     finished?;
     recorder.add_init(&steps, &built.durations, built.cloned);
     warnings.dedup();
-    Ok(Running { pid: built.pid, pidfd: built.pidfd, terminal: built.terminal, warnings })
+    Ok(Running { pid: built.pid, pidfd: built.pidfd, terminal: built.terminal, warnings, container: None })
 }
 
 /// The namespaces in which a process differs from this one: only those can and need be joined.
@@ -421,6 +435,10 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool, recorder: &mut Recor
     };
     folder.lock()?;
     let state = match folder.load() {
+        Ok(Some(state)) if state.pid == 0 && force => {
+            return recorder
+                .step("remove what a killed create has left", "", || remove_unfinished(folder, &state));
+        }
         Ok(Some(state)) => state,
         Ok(None) if !force => return load(store, id).map(|_| Vec::new()),
         Err(error) if !force => return Err(error),
@@ -436,12 +454,53 @@ pub fn delete(store: &Store, id: &ContainerId, force: bool, recorder: &mut Recor
             status.name()
         )));
     }
-    recorder.step("kill what is left", "kill -9 $PID", || end_all(&state))?;
-    recorder.step("remove the cgroup", "rmdir CGROUP", || state.cgroup.remove())?;
     let hooks = folder.config().ok().and_then(|spec| spec.hooks).unwrap_or_default();
+    remove(folder, &state, status, &hooks, recorder)
+}
+
+/// Deletes a container that [`create`] has just built and whose first process has ended: what `run` does at
+/// its end, without reading again what is known.
+pub fn delete_ended(
+    running: Running,
+    hooks: Option<&oci::Hooks>,
+    recorder: &mut Recorder,
+) -> Result<Vec<String>> {
+    let Some((mut folder, state)) = running.container else { return Ok(Vec::new()) };
+    folder.lock()?;
+    remove(folder, &state, Status::Stopped, &hooks.cloned().unwrap_or_default(), recorder)
+}
+
+fn remove(
+    folder: Folder,
+    state: &ContainerState,
+    status: Status,
+    hooks: &oci::Hooks,
+    recorder: &mut Recorder,
+) -> Result<Vec<String>> {
+    let idle = status == Status::Stopped
+        && recorder.step("remove the cgroup", "rmdir CGROUP", || state.cgroup.remove_idle())?;
+    if !idle {
+        recorder.step("kill what is left", "kill -9 $PID", || end_all(state))?;
+        recorder.step("remove the cgroup", "rmdir CGROUP", || state.cgroup.remove())?;
+    }
     let warnings = hook::run_lenient("poststop", &hooks.poststop, &state.to_oci(Status::Stopped));
     recorder.step("remove the state folder", "rm -r STATE/ID", || folder.remove())?;
     Ok(warnings)
+}
+
+/// Removes what is left of a create that was killed. Init has seen that death and ends by itself. Until all
+/// groups were made nobody knows whether they are the container's own, so those are only removed where
+/// nothing is in them.
+fn remove_unfinished(folder: Folder, state: &ContainerState) -> Result<Vec<String>> {
+    match folder.load_staged()? {
+        Some(built) => {
+            end_all(&built)?;
+            built.cgroup.remove()?;
+        }
+        None => state.cgroup.remove_empty()?,
+    }
+    folder.remove()?;
+    Ok(Vec::new())
 }
 
 /// Kills the first process and everything in the cgroup, and waits for the first.
@@ -466,14 +525,11 @@ fn end_all(state: &ContainerState) -> Result<()> {
 }
 
 /// Removes what a failed `create` has made.
-fn clean(folder: Folder, state: Option<&ContainerState>, spec: Option<&Spec>) -> Result<()> {
-    if let Some(state) = state {
-        end_all(state)?;
-        state.cgroup.remove()?;
-        if let Some(hooks) = spec.and_then(|spec| spec.hooks.as_ref()) {
-            hook::run_lenient("poststop", &hooks.poststop, &state.to_oci(Status::Stopped));
-        }
-    }
+fn clean(folder: Folder, state: &ContainerState, spec: &Spec) -> Result<()> {
+    end_all(state)?;
+    state.cgroup.remove()?;
+    let hooks = spec.hooks.clone().unwrap_or_default();
+    hook::run_lenient("poststop", &hooks.poststop, &state.to_oci(Status::Stopped));
     folder.remove()
 }
 

@@ -14,11 +14,11 @@ use moat_model::oci::{self, IdMapping};
 use rustix::fs::OFlags;
 
 use crate::apply::{self, Init};
-use crate::cgroup::{CgroupState, Entrance};
+use crate::cgroup::CgroupState;
 use crate::record::{Recorder, Stop, stop_here};
 use crate::step::{Action, Join, MountIdMapping, Place, Step};
 use crate::sync::{FromInit, FromRuntime, hear_init, tell_init};
-use crate::{Context, Error, Result, hook, seccomp};
+use crate::{Context, Error, Result, cgroup, hook, seccomp};
 
 /// What the process is built from.
 pub(crate) struct Order<'a> {
@@ -51,6 +51,17 @@ pub(crate) struct Built {
     pub cloned: Instant,
 }
 
+/// What whoever has a process built may want to do meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Event<'a> {
+    /// In the runtime, which has made a part of the cgroup.
+    Grouped(&'a cgroup::Operation),
+    /// In the child, before anything else: it must let go of what only the runtime may hold.
+    InChild,
+    /// In the runtime, which has done its part while the process is still at work.
+    Building(i32),
+}
+
 /// A process that is being built; killed when it is dropped before it is done.
 struct Building {
     pid: i32,
@@ -77,16 +88,19 @@ struct Builder<'a, 'r> {
     terminal: Option<OwnedFd>,
     durations: Counters,
     cloned: Instant,
-    /// Called in the child: what it must not hold.
-    release: &'r mut dyn FnMut(),
+    notify: &'r mut dyn FnMut(Event<'_>) -> Result<()>,
     hooks_left: usize,
     hooks_begun: bool,
 }
 
 /// Builds a process; it then waits for [`Built::go`].
 ///
-/// `release` is called in the child before anything else, to let go of what only the runtime may hold.
-pub(crate) fn build(order: Order<'_>, recorder: &mut Recorder, release: &mut dyn FnMut()) -> Result<Built> {
+/// `notify` is told of each [`Event`].
+pub(crate) fn build(
+    order: Order<'_>,
+    recorder: &mut Recorder,
+    notify: &mut dyn FnMut(Event<'_>) -> Result<()>,
+) -> Result<Built> {
     let steps = order.steps;
     let hooks = |step: &&Step| step.place == Place::Runtime && matches!(step.action, Action::Hooks { .. });
     let durations = Counters::new(steps.len())?;
@@ -101,7 +115,7 @@ pub(crate) fn build(order: Order<'_>, recorder: &mut Recorder, release: &mut dyn
         terminal: None,
         durations,
         cloned: Instant::now(),
-        release,
+        notify,
     };
     for step in steps.iter().filter(|step| step.place == Place::Runtime) {
         builder.step(&step.action)?;
@@ -120,7 +134,10 @@ impl Builder<'_, '_> {
 
     fn perform(&mut self, action: &Action) -> Result<()> {
         match action {
-            Action::Cgroup(operation) => operation.apply(),
+            Action::Cgroup(operation) => {
+                operation.apply()?;
+                (self.notify)(Event::Grouped(operation))
+            }
             Action::OpenSource { path, recursive, id_mapping } => {
                 let tree = apply::open_source(path, *recursive)?;
                 if let Some(mapping) = id_mapping {
@@ -132,7 +149,12 @@ impl Builder<'_, '_> {
             Action::Clone { namespaces, joins } => self.clone_init(*namespaces, joins),
             Action::MapIds { uids, gids, helpers, deny_setgroups } => {
                 map_ids(self.pid()?, uids, gids, *helpers, *deny_setgroups)?;
-                tell_init(self.socket()?, FromRuntime::Mapped)
+                tell_init(self.socket()?, FromRuntime::Mapped, &[])
+            }
+            Action::OpenCgroup => {
+                let tasks = self.order.cgroup.open_legacy()?;
+                let fds: Vec<BorrowedFd<'_>> = tasks.0.iter().map(AsFd::as_fd).collect();
+                tell_init(self.socket()?, FromRuntime::Grouped, &fds)
             }
             Action::Limit { resource, name, soft, hard } => {
                 credentials::set_limit(self.pid()?, *resource, *soft, *hard)
@@ -174,7 +196,7 @@ impl Builder<'_, '_> {
         hook::run(kind, hooks, &state)?;
         self.hooks_left -= 1;
         if self.hooks_left == 0 {
-            tell_init(self.socket()?, FromRuntime::HooksDone)?;
+            tell_init(self.socket()?, FromRuntime::HooksDone, &[])?;
         }
         Ok(())
     }
@@ -239,7 +261,7 @@ impl Builder<'_, '_> {
     }
 
     fn clone_init(&mut self, namespaces: u64, joins: &[Join]) -> Result<()> {
-        let entrance = self.order.cgroup.entrance()?;
+        let group = self.order.cgroup.open_unified()?;
         let (ours, theirs) = net::packet_pair()?;
         self.cloned = Instant::now();
         if !self.order.dumpable {
@@ -250,7 +272,7 @@ impl Builder<'_, '_> {
             None => !joins.is_empty(),
         };
         let direct = if staged { 0 } else { namespaces };
-        let options = Clone3 { namespaces: direct, sibling: false, cgroup: entrance.directory() };
+        let options = Clone3 { namespaces: direct, sibling: false, cgroup: group.as_ref().map(AsFd::as_fd) };
         match sys::fork(options).context(|| "start the container's first process")? {
             Forked::Parent(pid, pidfd) => {
                 drop(theirs);
@@ -261,12 +283,14 @@ impl Builder<'_, '_> {
             }
             Forked::Child => {
                 drop(ours);
-                (self.release)();
-                if staged && let Err(error) = self.between(namespaces, joins, &theirs) {
+                let ready = (self.notify)(Event::InChild)
+                    .and_then(|()| if staged { self.between(namespaces, joins, &theirs) } else { Ok(()) });
+                if let Err(error) = ready {
                     let _ = crate::sync::tell_runtime(theirs.as_fd(), &FromInit::Failed(error));
                     std::process::exit(1);
                 }
-                self.become_init(theirs, entrance);
+                drop(group);
+                self.become_init(theirs);
             }
         }
         if staged { self.meet_init() } else { Ok(()) }
@@ -310,10 +334,9 @@ impl Builder<'_, '_> {
         }
     }
 
-    fn become_init(&mut self, socket: OwnedFd, entrance: Entrance) -> ! {
+    fn become_init(&mut self, socket: OwnedFd) -> ! {
         let init = Init {
             socket: Some(socket),
-            entrance,
             container: self.order.container.take().map(|(container, _)| container),
             sources: std::mem::take(&mut self.sources),
             fifos: self.order.fifos.take(),
@@ -334,6 +357,8 @@ impl Builder<'_, '_> {
     }
 
     fn finish(mut self) -> Result<Built> {
+        let pid = self.pid()?;
+        (self.notify)(Event::Building(pid))?;
         while !matches!(self.hear()?, FromInit::Ready) {}
         let missing = || Error::new("the plan starts no process");
         let mut process = self.process.take().ok_or_else(missing)?;
@@ -353,7 +378,7 @@ impl Builder<'_, '_> {
 impl Built {
     /// Lets the program run, or wait for `start`.
     pub(crate) fn go(&self) -> Result<()> {
-        tell_init(self.socket.as_fd(), FromRuntime::Go)
+        tell_init(self.socket.as_fd(), FromRuntime::Go, &[])
     }
 
     /// Waits until the program runs.

@@ -3,6 +3,7 @@
 //! | file | content |
 //! |---|---|
 //! | `state.json` | [`ContainerState`], replaced by rename |
+//! | `state.json.built` | the state that will hold once the container is built |
 //! | `config.json` | the configuration as it was when the container was created |
 //! | `exec.fifo` | exists from `create` to `start`; a byte in it lets the program run |
 //! | `status.fifo` | on which init tells `start` that the program could not be executed |
@@ -215,6 +216,23 @@ impl Folder {
         replace(&self.path.join("state.json"), &text)
     }
 
+    /// Writes the state that holds once the container is built, while it is being built.
+    pub(crate) fn stage(&self, state: &ContainerState) -> Result<()> {
+        let path = self.staged();
+        let text = serde_json::to_vec(state).map_err(|error| Error::new(error.to_string()))?;
+        std::fs::write(&path, text).context(|| format!("write {}", path.display()))
+    }
+
+    /// Puts the staged state into force.
+    pub(crate) fn commit(&self) -> Result<()> {
+        let path = self.path.join("state.json");
+        std::fs::rename(self.staged(), &path).context(|| format!("write {}", path.display()))
+    }
+
+    fn staged(&self) -> PathBuf {
+        self.path.join("state.json.built")
+    }
+
     /// Keeps the configuration beside the state: the bundle may change, the container does not.
     pub fn save_config(&self, text: &[u8]) -> Result<()> {
         let path = self.path.join("config.json");
@@ -223,14 +241,12 @@ impl Folder {
 
     /// The saved state; `None` when the runtime was killed before it could save one.
     pub fn load(&self) -> Result<Option<ContainerState>> {
-        let path = self.path.join("state.json");
-        let text = match std::fs::read(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            other => other.context(|| path.display().to_string())?,
-        };
-        serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|error| Error::new(format!("{}: {error}", path.display())))
+        read_state(&self.path.join("state.json"))
+    }
+
+    /// The state that was staged by a create which did not come to put it into force.
+    pub(crate) fn load_staged(&self) -> Result<Option<ContainerState>> {
+        read_state(&self.staged())
     }
 
     /// The configuration.
@@ -242,8 +258,27 @@ impl Folder {
 
     /// Removes the folder: the name is free again.
     pub fn remove(self) -> Result<()> {
-        std::fs::remove_dir_all(&self.path).context(|| format!("remove {}", self.path.display()))
+        // What is known to be there goes without a look at the folder.
+        for name in ["state.json", "config.json"] {
+            let _ = std::fs::remove_file(self.path.join(name));
+        }
+        match std::fs::remove_dir(&self.path) {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                std::fs::remove_dir_all(&self.path).context(|| format!("remove {}", self.path.display()))
+            }
+        }
     }
+}
+
+fn read_state(path: &Path) -> Result<Option<ContainerState>> {
+    let text = match std::fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        other => other.context(|| path.display().to_string())?,
+    };
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|error| Error::new(format!("{}: {error}", path.display())))
 }
 
 impl ContainerState {

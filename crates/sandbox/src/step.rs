@@ -228,6 +228,8 @@ pub enum Action {
         /// What to run.
         hooks: Vec<Hook>,
     },
+    /// Gives init the ways into the cgroups, once those are complete.
+    OpenCgroup,
     /// Init joins the cgroups by itself.
     JoinCgroup,
     /// unshare(2).
@@ -389,6 +391,7 @@ impl fmt::Display for Action {
             Self::OomScoreAdjust { value, .. } => write!(f, "set oom_score_adj to {value}"),
             Self::MoveNetDevice { name, inside } => write!(f, "move network device {name} in as {inside}"),
             Self::Hooks { kind, hooks } => write!(f, "run {} {kind} hook(s)", hooks.len()),
+            Self::OpenCgroup => f.write_str("open the cgroup to init"),
             Self::JoinCgroup => f.write_str("join the cgroup"),
             Self::Unshare { namespaces } => write!(f, "unshare {}", namespace::names(*namespaces)),
             Self::JoinNamespace(join) => {

@@ -39,6 +39,8 @@ pub(crate) enum FromInit {
 pub(crate) enum FromRuntime {
     /// The id maps are written.
     Mapped,
+    /// The cgroups are complete; the descriptors are the ways in.
+    Grouped,
     /// The hooks have run.
     HooksDone,
     /// The program may run.
@@ -110,28 +112,34 @@ pub(crate) fn hear_init(socket: BorrowedFd<'_>) -> Result<FromInit> {
     })
 }
 
+impl FromRuntime {
+    const ALL: [Self; 4] = [Self::Mapped, Self::Grouped, Self::HooksDone, Self::Go];
+
+    fn tag(self) -> u8 {
+        match self {
+            Self::Mapped => b'M',
+            Self::Grouped => b'C',
+            Self::HooksDone => b'H',
+            Self::Go => b'G',
+        }
+    }
+}
+
 /// Sends a message of the runtime's.
-pub(crate) fn tell_init(socket: BorrowedFd<'_>, message: FromRuntime) -> Result<()> {
-    let byte = match message {
-        FromRuntime::Mapped => b'M',
-        FromRuntime::HooksDone => b'H',
-        FromRuntime::Go => b'G',
-    };
-    net::send(socket, &[byte], &[]).context(|| "container init ended while it was being built")
+pub(crate) fn tell_init(socket: BorrowedFd<'_>, message: FromRuntime, fds: &[BorrowedFd<'_>]) -> Result<()> {
+    net::send(socket, &[message.tag()], fds).context(|| "container init ended while it was being built")
 }
 
 /// Waits for the message that init expects. An end of file means that the runtime died: init ends too.
-pub(crate) fn hear_runtime(socket: BorrowedFd<'_>, expected: FromRuntime) -> Result<()> {
+pub(crate) fn hear_runtime(socket: BorrowedFd<'_>, expected: FromRuntime) -> Result<Vec<OwnedFd>> {
     let mut byte = [0_u8];
-    let (count, _) = net::receive(socket, &mut byte)?;
-    let heard = match (count, byte) {
-        (0, _) => return Err(Error::new("the runtime ended while the container was being built")),
-        (_, [b'M']) => FromRuntime::Mapped,
-        (_, [b'H']) => FromRuntime::HooksDone,
-        _ => FromRuntime::Go,
-    };
-    if heard == expected {
-        Ok(())
+    let (count, fds) = net::receive(socket, &mut byte)?;
+    if count == 0 {
+        return Err(Error::new("the runtime ended while the container was being built"));
+    }
+    let heard = FromRuntime::ALL.into_iter().find(|message| [message.tag()] == byte);
+    if heard == Some(expected) {
+        Ok(fds)
     } else {
         Err(Error::new(format!("the runtime said {heard:?} where {expected:?} was expected")))
     }

@@ -59,7 +59,7 @@ pub(crate) fn run(session: &Session<'_>, args: &RunArgs) -> Result<u8> {
         foreground::prepare(!args.no_subreaper)?;
         foreground::adopt_size(&mut input.spec);
     }
-    let running = container::create(
+    let mut running = container::create(
         &session.store,
         &id,
         &input.spec,
@@ -74,10 +74,10 @@ pub(crate) fn run(session: &Session<'_>, args: &RunArgs) -> Result<u8> {
     if args.detach {
         return Ok(0);
     }
-    let code = foreground::tend(running)?;
+    let code = foreground::tend(&mut running)?;
     if !args.keep {
         let mut recorder = Recorder::new(false, None);
-        let warnings = container::delete(&session.store, &id, true, &mut recorder)?;
+        let warnings = container::delete_ended(running, input.spec.hooks.as_ref(), &mut recorder)?;
         warnings.iter().for_each(|warning| session.log.warn(warning));
     }
     Ok(code)

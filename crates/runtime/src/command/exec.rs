@@ -28,14 +28,14 @@ pub(crate) fn exec(session: &Session<'_>, args: &ExecArgs) -> Result<u8> {
         foreground::adopt_process_size(&mut process);
     }
     let mut recorder = Recorder::new(args.explain, None);
-    let running =
+    let mut running =
         container::exec(&session.store, &id, &process, &options, &host, args.detach, &mut recorder)?;
     running.warnings.iter().for_each(|warning| session.log.warn(warning));
     foreground::send_pidfd(args.pidfd_socket.as_deref(), &running)?;
     if args.explain {
         eprint!("{}", recorder.waterfall());
     }
-    if args.detach { Ok(0) } else { foreground::tend(running) }
+    if args.detach { Ok(0) } else { foreground::tend(&mut running) }
 }
 
 /// The process: from a file, or the container's own with the changes of the flags.

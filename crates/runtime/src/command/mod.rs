@@ -20,9 +20,9 @@ use std::path::PathBuf;
 use moat_model::id::ContainerId;
 use moat_sandbox::host::Host;
 use moat_sandbox::state::Store;
-use moat_sandbox::{Error, Result, self_exe};
+use moat_sandbox::{Error, Result};
 
-use crate::cli::{Cli, Command, CreateArgs, Global, Rootless, RunArgs};
+use crate::cli::{Cli, Command, Global, Rootless};
 use crate::log::Log;
 
 /// What every command works with.
@@ -54,14 +54,6 @@ pub(crate) fn container_id(text: &str) -> Result<ContainerId> {
 pub(crate) fn run(cli: &Cli, log: &Log) -> Result<u8> {
     if cli.global.systemd_cgroup {
         return Err(Error::new("--systemd-cgroup is not supported yet: cgroups are made directly"));
-    }
-    // Before anything is read: this process may be executed again.
-    match &cli.command {
-        Command::Create(CreateArgs { build }) | Command::Run(RunArgs { build, .. }) if !build.dry_run => {
-            self_exe::protect()?;
-        }
-        Command::Exec(_) => self_exe::protect()?,
-        _ => {}
     }
     let session = Session { store: Store::new(state_root(&cli.global)?), global: &cli.global, log };
     match &cli.command {

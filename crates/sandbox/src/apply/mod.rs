@@ -24,7 +24,7 @@ use moat_model::oci;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
-use crate::cgroup::Entrance;
+use crate::cgroup::Tasks;
 use crate::hook;
 use crate::step::{Action, Place, StartSignal, Step};
 use crate::sync::{FromInit, FromRuntime, hear_runtime, tell_runtime};
@@ -34,8 +34,6 @@ use crate::{Context, Error, Result};
 pub(crate) struct Init<'a> {
     /// The runtime's ear; gone once a container waits for `start`.
     pub socket: Option<OwnedFd>,
-    /// The ways into the cgroups.
-    pub entrance: Entrance,
     /// A pidfd of the container that a further process joins.
     pub container: Option<OwnedFd>,
     /// Copies of mount sources that the runtime has made.
@@ -133,13 +131,19 @@ impl Init<'_> {
         self.socket.as_ref().map_or(Ok(()), |socket| tell_runtime(socket.as_fd(), message))
     }
 
-    fn hear(&self, expected: FromRuntime) -> Result<()> {
-        self.socket.as_ref().map_or(Ok(()), |socket| hear_runtime(socket.as_fd(), expected))
+    fn hear(&self, expected: FromRuntime) -> Result<Vec<OwnedFd>> {
+        self.socket.as_ref().map_or(Ok(Vec::new()), |socket| hear_runtime(socket.as_fd(), expected))
+    }
+
+    /// The runtime has opened the v1 groups, since init may lack the right to; the v2 group is the one that
+    /// init was cloned into.
+    fn join_cgroup(&self) -> Result<()> {
+        Tasks(self.hear(FromRuntime::Grouped)?).join()
     }
 
     fn apply(&mut self, action: &Action) -> Result<()> {
         match action {
-            Action::JoinCgroup => self.entrance.join_legacy().context(|| "join the cgroup"),
+            Action::JoinCgroup => self.join_cgroup().context(|| "join the cgroup"),
             Action::Unshare { namespaces } => Ok(sys::unshare(*namespaces)?),
             Action::JoinNamespace(join) => join_namespace(join),
             Action::JoinContainer { namespaces } => match &self.container {
@@ -149,7 +153,7 @@ impl Init<'_> {
             Action::Hooks { kind, hooks } => hook::run(kind, hooks, &self.state),
             Action::AwaitHooks => {
                 self.tell(&FromInit::AwaitHooks)?;
-                self.hear(FromRuntime::HooksDone)
+                self.hear(FromRuntime::HooksDone).map(drop)
             }
             Action::AwaitStart(signal) => self.await_start(*signal),
             Action::BecomeRoot { drop_groups, wait_for_map } => self.become_root(*drop_groups, *wait_for_map),
@@ -199,6 +203,7 @@ impl Init<'_> {
             Action::StayAsInit => self.stay_as_init(),
             Action::Execute(args) => self.execute(args),
             Action::Cgroup(_)
+            | Action::OpenCgroup
             | Action::OpenSource { .. }
             | Action::Clone { .. }
             | Action::MapIds { .. }

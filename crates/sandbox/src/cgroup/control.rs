@@ -211,19 +211,41 @@ impl CgroupState {
         }
     }
 
-    /// Removes the group where nothing is in it, and leaves it where something is.
-    ///
-    /// For what is left of a runtime that was killed before it knew whether the group was its own.
-    pub fn remove_empty(&self) -> Result<()> {
+    /// Removes the group if nothing is in it or below it, as it is after the container's PID namespace has ended;
+    /// says whether it is gone. Asks nothing of the kernel that a group about to go would not need.
+    pub fn remove_idle(&self) -> Result<bool> {
+        let mut gone = true;
         for group in self.legacy.iter().chain(&self.unified) {
             match moat_linux::fs::unlink_at(rustix::fs::CWD, &group.directory, true) {
-                Err(error) if !matches!(error.errno(), Errno::NOENT | Errno::BUSY) => {
-                    return Err(error).context(|| what(group));
-                }
+                Err(error) if error.errno() == Errno::BUSY => gone = false,
+                Err(error) if error.errno() != Errno::NOENT => return Err(error).context(|| what(group)),
                 _ => {}
             }
         }
-        Ok(())
+        Ok(gone)
+    }
+
+    /// Removes the group where nothing is in it, and leaves it where something stays.
+    ///
+    /// For what is left of a runtime that was killed before it knew whether the group was its own: what the runtime
+    /// has started there is ending, so a busy group gets a moment.
+    pub fn remove_empty(&self) -> Result<()> {
+        let mut patience = Patience::new(REMOVE_PATIENCE);
+        let mut left: Vec<&Group> = self.legacy.iter().chain(&self.unified).collect();
+        loop {
+            let mut busy = Vec::new();
+            for group in left {
+                match moat_linux::fs::unlink_at(rustix::fs::CWD, &group.directory, true) {
+                    Err(error) if error.errno() == Errno::BUSY => busy.push(group),
+                    Err(error) if error.errno() != Errno::NOENT => return Err(error).context(|| what(group)),
+                    _ => {}
+                }
+            }
+            left = busy;
+            if left.is_empty() || !patience.wait() {
+                return Ok(());
+            }
+        }
     }
 
     /// Removes the group in every hierarchy, and those below it.

@@ -9,7 +9,7 @@
 //!
 //! Writing a process id to cgroup.procs takes the kernel's global thread-group semaphore for writing. When it was
 //! quiet for some 50 ms this waits for an RCU grace period: measured on Linux 6.18, 5 to 15 ms for the first
-//! write, 10 µs for each further one. Two ways have no such wait, and [`Entrance`] offers both:
+//! write, 10 µs for each further one. Two ways have no such wait, and both are offered ([`CgroupState::open_unified`], [`Tasks`]):
 //! - on v2 a child starts inside (CLONE_INTO_CGROUP);
 //! - on v1 a single-threaded process writes "0" into `tasks`: moving only itself, the kernel skips the
 //!   semaphore. Measured after 100 ms of quiet, nine hierarchies: 0.12 to 0.28 ms in all, against 5 to 15 ms for
@@ -28,7 +28,7 @@ mod stats_v2;
 mod v1;
 mod v2;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use moat_model::oci;
@@ -344,20 +344,21 @@ impl CgroupState {
         Ok(present)
     }
 
-    /// Opens the ways into the group.
-    pub fn entrance(&self) -> Result<Entrance> {
-        let what = |group: &Group| format!("cgroup {}", group.directory.display());
-        let mut entrance = Entrance::default();
-        if let Some(group) = &self.unified {
+    /// Opens the v2 group, for CLONE_INTO_CGROUP.
+    pub fn open_unified(&self) -> Result<Option<OwnedFd>> {
+        let open = |group: &Group| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-            entrance.directory = Some(moat_linux::fs::open(&group.directory, flags).context(|| what(group))?);
-        }
-        for group in &self.legacy {
-            entrance
-                .tasks
-                .push(moat_linux::fs::open(&group.file("tasks"), OFlags::WRONLY).context(|| what(group))?);
-        }
-        Ok(entrance)
+            moat_linux::fs::open(&group.directory, flags).context(|| what(group))
+        };
+        self.unified.as_ref().map(open).transpose()
+    }
+
+    /// Opens the ways into the v1 groups.
+    pub fn open_legacy(&self) -> Result<Tasks> {
+        let open = |group: &Group| {
+            moat_linux::fs::open(&group.file("tasks"), OFlags::WRONLY).context(|| what(group))
+        };
+        Ok(Tasks(self.legacy.iter().map(open).collect::<Result<_>>()?))
     }
 
     /// The group below this one in every hierarchy, as `exec --cgroup` names it.
@@ -395,47 +396,28 @@ impl CgroupState {
     }
 }
 
-/// Ways into a group that need no wait; see the module's header.
-///
-/// The child of clone3 with [`Entrance::directory`] is in the v2 group from its start, and calls
-/// [`Entrance::join_legacy`] for the v1 groups. A cgroup namespace takes its root from the groups that its maker
-/// is in, so it is unshared after that.
-#[derive(Debug, Default)]
-pub struct Entrance {
-    directory: Option<OwnedFd>,
-    tasks: Vec<OwnedFd>,
+fn what(group: &Group) -> String {
+    format!("cgroup {}", group.directory.display())
 }
 
-impl Entrance {
-    /// The directory for CLONE_INTO_CGROUP.
-    pub fn directory(&self) -> Option<BorrowedFd<'_>> {
-        self.directory.as_ref().map(AsFd::as_fd)
-    }
+/// The files `tasks` of v1 groups: ways in that need no wait, see the module's header.
+///
+/// A cgroup namespace takes its root from the groups that its maker is in, so it is unshared after joining.
+#[derive(Debug, Default)]
+pub struct Tasks(pub Vec<OwnedFd>);
 
-    /// Moves this process, which must have a single thread, into the v1 groups.
+impl Tasks {
+    /// Moves this process, which must have a single thread, into the groups.
     ///
     /// The kernel asks whether whoever opened the files may move it, so this works in a user namespace too.
-    pub fn join_legacy(&self) -> Result<()> {
-        for fd in &self.tasks {
+    pub fn join(&self) -> Result<()> {
+        for fd in &self.0 {
             if let Err(errno) = rustix::io::write(fd, b"0") {
                 let name = moat_linux::fd_name(fd.as_fd());
                 return Err(moat_linux::Error::new("write", format!("{name}, \"0\""), errno).into());
             }
         }
         Ok(())
-    }
-
-    /// Moves this process into the v2 group, where it was not started inside; costs the wait.
-    pub fn join_unified(&self) -> Result<()> {
-        let Some(directory) = self.directory() else { return Ok(()) };
-        let procs = moat_linux::fs::open_at(directory, Path::new("cgroup.procs"), OFlags::WRONLY, 0)?;
-        match rustix::io::write(&procs, b"0") {
-            Ok(_) => Ok(()),
-            Err(errno) => {
-                let name = moat_linux::fd_name(procs.as_fd());
-                Err(moat_linux::Error::new("write", format!("{name}, \"0\""), errno).into())
-            }
-        }
     }
 }
 

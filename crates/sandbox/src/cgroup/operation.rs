@@ -152,6 +152,21 @@ impl Write {
 }
 
 impl Operation {
+    /// The directory that it concerns, or a file in it.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::MakeDirectory { directory, .. }
+            | Self::EnableControllers { directory, .. }
+            | Self::DeviceFilter { directory, .. }
+            | Self::DeviceRules { directory, .. } => directory,
+            Self::Write(write) => &write.file,
+            Self::WriteTogether(writes) => writes.first().map_or(Path::new(""), |write| &write.file),
+            Self::CheckMemory { usage, .. } => usage,
+        }
+    }
+}
+
+impl Operation {
     /// Makes relative files of a limit those of a group.
     pub(super) fn below(self, directory: &Path) -> Self {
         match self {

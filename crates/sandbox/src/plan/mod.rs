@@ -2,12 +2,14 @@
 //!
 //! The order of the steps, and why:
 //!
-//! 1. The cgroup is made before the process, so that the process never runs outside its limits.
+//! 1. The v2 group is made first: the process is cloned into it. v1 groups are made while init is at work,
+//!    and init joins them by itself; either way the program never runs outside its limits.
 //! 2. The process is cloned into its new namespaces. Where a user or PID namespace is joined, or a
 //!    namespace of the host's is joined beside a new user namespace, a process in between joins first:
 //!    the right to join is lost with the step into the user namespace.
-//! 3. Init joins the cgroup by itself, then unshares the cgroup namespace, whose root is the cgroup of
-//!    that moment.
+//! 3. Network, UTS and IPC namespaces are unshared by init: making a network namespace is the slowest of
+//!    the steps, and the runtime makes cgroups meanwhile. The cgroup namespace is unshared after joining
+//!    the cgroup, because its root is the cgroup of that moment.
 //! 4. What goes through /proc (sysctls, labels, clock offsets) is written before the root changes,
 //!    through the host's /proc: a container can not put anything in its way.
 //! 5. Mounts, nodes, masks, then pivot_root.
@@ -97,6 +99,12 @@ impl Namespaces {
         self.new & bit != 0
     }
 
+    /// What init unshares early. A network namespace that devices are moved into has to be there before.
+    fn by_init(&self, linux: &oci::Linux) -> u64 {
+        let moved = if linux.net_devices.is_empty() { 0 } else { namespace::NETWORK };
+        self.new & (BY_INIT & !moved | namespace::CGROUP)
+    }
+
     /// Whether the kind is neither new nor joined.
     fn is_shared(&self, bit: u64) -> bool {
         !self.is_new(bit) && !self.joins.iter().any(|join| join.namespace == bit)
@@ -123,11 +131,16 @@ pub fn plan(request: &Request<'_>, host: &Host) -> Result<Plan> {
         linux.resources.as_ref().map(with_default_devices).as_ref(),
         host.rootless(),
     )?;
-    operations.into_iter().for_each(|operation| steps.runtime(Action::Cgroup(operation)));
-
+    let unified = host.cgroups.unified().map(|unified| unified.mount.as_path());
+    let first =
+        |operation: &cgroup::Operation| unified.is_some_and(|mount| operation.path().starts_with(mount));
+    let (first, meanwhile): (Vec<_>, Vec<_>) = operations.into_iter().partition(first);
+    first.into_iter().for_each(|operation| steps.runtime(Action::Cgroup(operation)));
     let sources = mounts::prepared_sources(request, &linux, &namespaces, host)?;
     sources.into_iter().for_each(|source| steps.runtime(source));
     clone_steps(&mut steps, &linux, &namespaces, host);
+    meanwhile.into_iter().for_each(|operation| steps.runtime(Action::Cgroup(operation)));
+    steps.runtime(Action::OpenCgroup);
     host_steps(&mut steps, &linux, process, host)?;
     if let Some(hooks) = &spec.hooks {
         let both = [("prestart", &hooks.prestart), ("createRuntime", &hooks.create_runtime)];
@@ -140,7 +153,6 @@ pub fn plan(request: &Request<'_>, host: &Host) -> Result<Plan> {
         let drop_groups = groups_allowed(&linux, host);
         steps.init(Action::BecomeRoot { drop_groups, wait_for_map: namespaces.is_new(namespace::USER) });
     }
-    steps.init(Action::JoinCgroup);
     enter_steps(&mut steps, spec, &linux, &namespaces);
     process::early(&mut steps, request, process, host)?;
     mounts::root(&mut steps, request, &linux, &namespaces, &group, host)?;
@@ -185,13 +197,13 @@ fn sort_namespaces(linux: &oci::Linux) -> Result<Namespaces> {
     Ok(Namespaces { new, joins, staged })
 }
 
-/// Namespaces that init makes by itself: the cgroup namespace shows the cgroup of the moment in which it
-/// is made, and the clocks of a time namespace can only be set while nobody is in it.
-const BY_INIT: u64 = namespace::CGROUP | namespace::TIME;
+/// Namespaces that init unshares as soon as it runs, because they take long or have to be set up first: the
+/// clocks of a time namespace can only be set while nobody is in it.
+const BY_INIT: u64 = namespace::NETWORK | namespace::UTS | namespace::IPC | namespace::TIME;
 
 fn clone_steps(steps: &mut Steps, linux: &oci::Linux, namespaces: &Namespaces, host: &Host) {
     let joins = if namespaces.staged { namespaces.joins.clone() } else { Vec::new() };
-    steps.runtime(Action::Clone { namespaces: namespaces.new & !BY_INIT, joins });
+    steps.runtime(Action::Clone { namespaces: namespaces.new & !namespaces.by_init(linux), joins });
     if namespaces.is_new(namespace::USER) {
         let single =
             |maps: &[IdMapping], own: u32| matches!(maps, [map] if map.size == 1 && map.host_id == own);
@@ -232,9 +244,9 @@ fn enter_steps(steps: &mut Steps, spec: &Spec, linux: &oci::Linux, namespaces: &
     if !namespaces.staged {
         namespaces.joins.iter().cloned().for_each(|join| steps.init(Action::JoinNamespace(join)));
     }
-    let late = namespaces.new & BY_INIT;
-    if late != 0 {
-        steps.init(Action::Unshare { namespaces: late });
+    let own = namespaces.by_init(linux) & !namespace::CGROUP;
+    if own != 0 {
+        steps.init(Action::Unshare { namespaces: own });
     }
     if !linux.time_offsets.is_empty() {
         let offset =
@@ -255,6 +267,14 @@ fn enter_steps(steps: &mut Steps, spec: &Spec, linux: &oci::Linux, namespaces: &
     }
     for (name, value) in &linux.sysctl {
         steps.init(Action::Sysctl { name: name.clone(), value: value.clone() });
+    }
+}
+
+/// Joins the cgroup, and the namespace that makes it look like the root of the hierarchy.
+fn join_cgroup(steps: &mut Steps, namespaces: &Namespaces) {
+    steps.init(Action::JoinCgroup);
+    if namespaces.is_new(namespace::CGROUP) {
+        steps.init(Action::Unshare { namespaces: namespace::CGROUP });
     }
 }
 

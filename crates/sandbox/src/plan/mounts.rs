@@ -6,7 +6,9 @@ use moat_linux::mount::{Attributes, attr};
 use moat_linux::process::namespace;
 use moat_model::oci::{self, Mount};
 
-use super::{Namespaces, PROPAGATIONS, Request, Steps, below_bundle, in_field, parse_propagation};
+use super::{
+    Namespaces, PROPAGATIONS, Request, Steps, below_bundle, in_field, join_cgroup, parse_propagation,
+};
 use crate::cgroup::{CgroupState, Hierarchy, Layout};
 use crate::host::Host;
 use crate::step::{Action, MountIdMapping, MountSource, MountStep, Node, Propagation, Terminal};
@@ -194,6 +196,7 @@ pub(super) fn root(
     let root = spec.root.clone().unwrap_or_default();
     let path = below_bundle(request.bundle, &root.path);
     if !namespaces.is_new(namespace::MOUNT) {
+        join_cgroup(steps, namespaces);
         steps.init(Action::OpenRoot { path });
         hooks(steps, spec);
         steps.init(Action::ChangeRoot);
@@ -276,6 +279,7 @@ fn mounts(
     host: &Host,
 ) -> Result<()> {
     let mut prepared = 0;
+    let mut joined = false;
     for (index, mount) in request.spec.mounts.iter().enumerate() {
         let field = format!("mounts[{index}] {}", mount.destination.display());
         let options = in_field(parse_options(mount), &field)?;
@@ -306,6 +310,11 @@ fn mounts(
         } else if mount.kind == "cgroup" {
             step.source = cgroup_source(step.attributes, group, host, namespaces);
         }
+        if !joined && mount.kind.starts_with("cgroup") {
+            // As late as possible: the runtime makes the groups meanwhile.
+            join_cgroup(steps, namespaces);
+            joined = true;
+        }
         if is_filled_later(mount) {
             step.attributes.set &= !attr::RDONLY;
         }
@@ -313,6 +322,9 @@ fn mounts(
             label(&mut step, &linux.mount_label);
         }
         steps.init(Action::Mount(step));
+    }
+    if !joined {
+        join_cgroup(steps, namespaces);
     }
     Ok(())
 }

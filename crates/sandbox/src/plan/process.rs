@@ -338,6 +338,7 @@ pub fn plan_exec(request: &ExecRequest<'_>, host: &Host) -> Result<(Vec<Step>, V
     let linux = request.spec.linux.clone().unwrap_or_default();
     let mut steps = Steps::default();
     steps.runtime(Action::Clone { namespaces: 0, joins: Vec::new() });
+    steps.runtime(Action::OpenCgroup);
     limits(&mut steps, process)?;
     if let Some(value) = process.oom_score_adj {
         steps.runtime(Action::OomScoreAdjust { value, best_effort: host.rootless() });

@@ -15,6 +15,7 @@ mod limits;
 mod measure;
 mod rootless;
 
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -179,12 +180,13 @@ impl Drop for Child {
 
 /// Runs `work` in a process of the group, and returns when it is inside.
 fn run_in(state: &CgroupState, work: impl FnOnce() -> i32) -> Child {
-    let entrance = state.entrance().expect("the ways in");
+    let unified = state.open_unified().expect("the v2 group");
+    let tasks = state.open_legacy().expect("the v1 groups");
     let inside = Counters::new(1).expect("a shared page");
-    let options = Clone3 { cgroup: entrance.directory(), ..Clone3::default() };
+    let options = Clone3 { cgroup: unified.as_ref().map(AsFd::as_fd), ..Clone3::default() };
     match process::fork(options).expect("a child") {
         Forked::Child => {
-            let code = match entrance.join_legacy() {
+            let code = match tasks.join() {
                 Ok(()) => {
                     inside.set(0, 1);
                     work()

@@ -1,5 +1,6 @@
 //! What making, joining and removing a group costs.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use moat_linux::process::{self, Clone3, Forked};
@@ -33,12 +34,13 @@ pub(crate) fn measure(layout: &Layout, path: &str) {
         let made = micros(began);
         std::thread::sleep(Duration::from_millis(100));
         let joined = Counters::new(1).expect("a shared page");
-        let entrance = group.state.entrance().expect("the ways in");
+        let unified = group.state.open_unified().expect("the v2 group");
+        let tasks = group.state.open_legacy().expect("the v1 groups");
         let began = Instant::now();
-        let options = Clone3 { cgroup: entrance.directory(), ..Clone3::default() };
+        let options = Clone3 { cgroup: unified.as_ref().map(AsFd::as_fd), ..Clone3::default() };
         let Forked::Parent(pid, _) = process::fork(options).expect("a child") else {
             let began = Instant::now();
-            entrance.join_legacy().expect("join");
+            tasks.join().expect("join");
             joined.set(0, micros(began) as u64);
             std::process::exit(0)
         };

@@ -1,5 +1,6 @@
 //! A runtime that is not root: with nothing, and with a group that was delegated to it.
 
+use std::os::fd::AsFd;
 use std::os::unix::fs::chown;
 use std::path::Path;
 
@@ -84,8 +85,8 @@ fn try_delegated(given: &Layout, group: &Path) -> Result<(), String> {
     if directory != Some(parent.join("box")) || !state.legacy.is_empty() {
         return Err(format!("{state:?}"));
     }
-    let entrance = state.entrance().map_err(text)?;
-    let options = Clone3 { cgroup: entrance.directory(), ..Clone3::default() };
+    let unified = state.open_unified().map_err(text)?;
+    let options = Clone3 { cgroup: unified.as_ref().map(AsFd::as_fd), ..Clone3::default() };
     let pid = match process::fork(options).map_err(text)? {
         Forked::Child => std::process::exit(0),
         Forked::Parent(pid, _) => pid,
