@@ -244,9 +244,10 @@ impl Folder {
         read_state(&self.path.join("state.json"))
     }
 
-    /// The state that was staged by a create which did not come to put it into force.
-    pub(crate) fn load_staged(&self) -> Result<Option<ContainerState>> {
-        read_state(&self.staged())
+    /// The state that was staged by a create which did not come to put it into force; `None` also for one that
+    /// the create's death has cut off.
+    pub(crate) fn load_staged(&self) -> Option<ContainerState> {
+        read_state(&self.staged()).ok().flatten()
     }
 
     /// The configuration.
