@@ -44,6 +44,9 @@ const ROOMS: &[Room] = &[
     room(5, "runtime", &["linux", "model", "sandbox"], &["image", "net"]),
 ];
 
+/// The tests of whole programs and the project's tools stand beside the house and are no rooms of it.
+const BESIDE: [&str; 2] = ["tests", "xtask"];
+
 /// The direct dependencies of one crate, by short name.
 #[derive(Default)]
 struct Uses {
@@ -103,8 +106,7 @@ fn find(name: &str) -> Option<&'static Room> {
 /// One sentence for each arrow that must not be.
 fn faults(workspace: &BTreeMap<String, Uses>) -> Vec<String> {
     let mut faults = Vec::new();
-    // The project's tools stand beside the house and are no room of it.
-    for (name, uses) in workspace.iter().filter(|(name, _)| *name != "xtask") {
+    for (name, uses) in workspace.iter().filter(|(name, _)| !BESIDE.contains(&name.as_str())) {
         let Some(room) = find(name) else {
             faults.push(format!(
                 "the crate {name} has no line in the table of layers; give it one there and in \

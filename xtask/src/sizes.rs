@@ -13,7 +13,7 @@ const FILE_LINES: usize = 500;
 pub(crate) fn run() -> Result<()> {
     let root = command::root();
     let mut files = Vec::new();
-    for folder in ["crates", "xtask", "fuzz"] {
+    for folder in ["crates", "tests", "xtask", "fuzz"] {
         collect(&root.join(folder), &mut files)?;
     }
     files.sort();

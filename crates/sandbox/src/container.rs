@@ -479,7 +479,7 @@ fn remove(
 /// groups were made nobody knows whether they are the container's own, so those are only removed where
 /// nothing is in them.
 fn remove_unfinished(folder: Folder, state: &ContainerState) -> Result<Vec<String>> {
-    match folder.load_staged()? {
+    match folder.load_staged() {
         Some(built) => {
             end_all(&built)?;
             built.cgroup.remove()?;

@@ -13,9 +13,9 @@
 //! into place but not synced.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use moat_model::id::ContainerId;
@@ -199,6 +199,12 @@ impl Folder {
         self.path.join("exec.fifo")
     }
 
+    /// Whether init still reads the FIFO. That it exists says less: a `start` that was killed leaves it.
+    fn awaits_start(&self) -> bool {
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        OpenOptions::new().write(true).custom_flags(flags).open(self.exec_fifo()).is_ok()
+    }
+
     /// The FIFO on which init tells of a failure after `start`.
     pub fn status_fifo(&self) -> PathBuf {
         self.path.join("status.fifo")
@@ -238,9 +244,10 @@ impl Folder {
         read_state(&self.path.join("state.json"))
     }
 
-    /// The state that was staged by a create which did not come to put it into force.
-    pub(crate) fn load_staged(&self) -> Result<Option<ContainerState>> {
-        read_state(&self.staged())
+    /// The state that was staged by a create which did not come to put it into force; `None` also for one that
+    /// the create's death has cut off.
+    pub(crate) fn load_staged(&self) -> Option<ContainerState> {
+        read_state(&self.staged()).ok().flatten()
     }
 
     /// The configuration.
@@ -292,7 +299,7 @@ impl ContainerState {
         if self.cgroup.is_frozen()? {
             return Ok(Status::Paused);
         }
-        Ok(if folder.exec_fifo().exists() { Status::Created } else { Status::Running })
+        Ok(if folder.awaits_start() { Status::Created } else { Status::Running })
     }
 
     /// The state as hooks and `state` print it.

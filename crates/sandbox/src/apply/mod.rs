@@ -21,6 +21,7 @@ use std::time::Instant;
 use moat_linux::shared::Counters;
 use moat_linux::{fs, process as sys};
 use moat_model::oci;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
 use crate::cgroup::Tasks;
@@ -73,6 +74,7 @@ impl Init<'_> {
     fn perform(&mut self, steps: &[Step]) -> Result<()> {
         // The runtime's death ends a half-built container.
         sys::set_parent_death_signal(rustix::process::Signal::KILL.as_raw())?;
+        self.check_runtime()?;
         moat_linux::credentials::set_umask(0);
         sys::new_session()?;
         for (index, step) in steps.iter().enumerate().filter(|(_, step)| step.place == Place::Init) {
@@ -90,13 +92,22 @@ impl Init<'_> {
         Ok(())
     }
 
-    /// Has the runtime stop, and waits to be killed with it.
+    /// A death before the line above sent no signal, but it has closed the other end.
+    fn check_runtime(&self) -> Result<()> {
+        let Some(socket) = &self.socket else { return Ok(()) };
+        let mut ends = [PollFd::new(socket, PollFlags::empty())];
+        poll(&mut ends, Some(&Timespec::default())).map_err(std::io::Error::from)?;
+        if ends.iter().any(|end| end.revents().contains(PollFlags::HUP)) {
+            return Err(Error::new("the runtime ended while the container was being built"));
+        }
+        Ok(())
+    }
+
+    /// Has the runtime stop, and waits for its end.
     fn stop(&self) {
         if let Some(socket) = &self.socket {
             let _ = tell_runtime(socket.as_fd(), &FromInit::Stop);
-            loop {
-                std::thread::sleep(std::time::Duration::from_secs(3600));
-            }
+            let _ = poll(&mut [PollFd::new(socket, PollFlags::empty())], None);
         }
     }
 

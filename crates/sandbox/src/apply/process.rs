@@ -122,7 +122,8 @@ pub(super) fn credentials(action: &Action) -> Result<()> {
 /// host's, which the kernel then calls unreachable.
 fn enter_directory(path: &Path) -> Result<()> {
     sys::change_directory(path).map_err(|error| match error.errno() {
-        Errno::NOENT => Error::new(format!("process.cwd {} does not exist", path.display())),
+        // The words from which Podman and Docker make the exit code 127.
+        Errno::NOENT => Error::new(format!("process.cwd {}: no such file or directory", path.display())),
         Errno::NOTDIR => Error::new(format!("process.cwd {} is not a directory", path.display())),
         _ => Error::new(format!("process.cwd {}: {error}", path.display())),
     })?;

@@ -104,9 +104,7 @@ fn credentials(
     });
     // Without no_new_privs the filter can only be installed by CAP_SYS_ADMIN, which is dropped right after.
     let privileged_filter = kept.filter.is_some() && !no_new_privileges;
-    if !privileged_filter {
-        steps.init(Action::Capabilities(sets));
-    }
+    steps.init(Action::Capabilities(if privileged_filter { with_admin(sets) } else { sets }));
     steps.init(Action::FindProgram(process.args.first().cloned().unwrap_or_default()));
     // The listener of a filter that notifies is handed over while the runtime is still there; any other
     // filter waits, so that a profile need not allow what the wait does.
@@ -129,6 +127,13 @@ fn credentials(
     }
     steps.init(Action::Execute(process.args.clone()));
     Ok(())
+}
+
+/// The sets with CAP_SYS_ADMIN, which installs a filter. All else is given up before the program is looked up
+/// and hooks run.
+fn with_admin(sets: Sets) -> Sets {
+    const SYS_ADMIN: u32 = 21;
+    Sets { effective: sets.effective.with(SYS_ADMIN), permitted: sets.permitted.with(SYS_ADMIN), ..sets }
 }
 
 fn filter_steps(steps: &mut Steps, filter: seccomp::Filter, then: Option<Sets>) {

@@ -1,0 +1,41 @@
+//! What the tests of whole programs share: bundles, the built runtime, and the look for what is left
+//! behind.
+//!
+//! A test makes a [`Bundle`], changes its configuration, and hands it to a [`Runtime`], which keeps its
+//! state in a folder of its own and deletes every container when it is dropped. No test waits for a fixed
+//! time: [`wait_until`] waits for a fact.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that can not go on fails, and says where"
+)]
+
+mod bundle;
+mod leftovers;
+mod runtime;
+mod terminal;
+
+pub use bundle::{Bundle, default_config};
+pub use leftovers::leftovers;
+pub use runtime::{Container, Output, Runtime, program};
+pub use terminal::{ConsoleSocket, Pty, read_master};
+
+use std::time::Duration;
+
+/// Waits until `fact` holds. There is no limit: a test that hangs here is named by its runner.
+pub fn wait_until(mut fact: impl FnMut() -> bool) {
+    while !fact() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// As [`wait_until`], for what gives a value.
+pub fn wait_for<T>(mut value: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(found) = value() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
