@@ -1,5 +1,6 @@
 //! The life of a container: create, start, run, execute in it, signal, delete.
 
+use std::borrow::Cow;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -75,7 +76,19 @@ pub struct Running {
 
 /// Plans a container without making anything.
 pub fn plan_only(id: &ContainerId, spec: &Spec, options: &CreateOptions, host: &Host) -> Result<Plan> {
-    plan::plan(&request(id, spec, options), host)
+    let host = within_reach(host, spec, id)?;
+    plan::plan(&request(id, spec, options), &host)
+}
+
+/// The host as the runtime can use it: who is not root may make cgroups only where they were delegated.
+fn within_reach<'a>(host: &'a Host, spec: &Spec, id: &ContainerId) -> Result<Cow<'a, Host>> {
+    if !host.rootless() {
+        return Ok(Cow::Borrowed(host));
+    }
+    let mut host = host.clone();
+    let path = spec.linux.as_ref().map_or("", |linux| linux.cgroups_path.as_str());
+    host.cgroups.probe(path, id.as_str())?;
+    Ok(Cow::Owned(host))
 }
 
 fn request<'a>(id: &'a ContainerId, spec: &'a Spec, options: &'a CreateOptions) -> Request<'a> {
@@ -104,7 +117,7 @@ pub fn create(
     recorder: &mut Recorder,
 ) -> Result<Running> {
     check_console(spec.process.as_ref(), options.console_socket.as_deref(), options.wait_for_start)?;
-    let plan = plan::plan(&request(id, spec, options), host)?;
+    let plan = plan_only(id, spec, options, host)?;
     let mut folder = recorder.step("claim the name", "mkdir STATE/ID", || store.claim(id))?;
     let root = spec.root.as_ref().map(|root| root.path.as_path()).unwrap_or(Path::new(""));
     let mut state = ContainerState {
