@@ -129,9 +129,6 @@ impl Init<'_> {
         for (name, path) in hierarchies {
             let what = || format!("cgroup {}", path.display());
             let shown = mount::clone_tree(CWD, path, false).context(what)?;
-            let set = flags | if read_only { attr::RDONLY } else { 0 };
-            mount::set_attributes(shown.as_fd(), Attributes { set, ..Attributes::default() }, false)
-                .context(what)?;
             fs::mkdir_at(folder.as_fd(), Path::new(name), 0o755)?;
             let place = fs::open_at(folder.as_fd(), Path::new(name), OFlags::PATH | OFlags::DIRECTORY, 0)?;
             mount::attach(shown.as_fd(), place.as_fd()).context(what)?;
@@ -139,11 +136,8 @@ impl Init<'_> {
         for (name, target) in links {
             fs::symlink_at(Path::new(target), folder.as_fd(), Path::new(name))?;
         }
-        if read_only {
-            let attributes = Attributes { set: attr::RDONLY, ..Attributes::default() };
-            mount::set_attributes(folder.as_fd(), attributes, false)?;
-        }
-        Ok(())
+        let set = flags | if read_only { attr::RDONLY } else { 0 };
+        Ok(mount::set_attributes(folder.as_fd(), Attributes { set, ..Attributes::default() }, true)?)
     }
 
     pub(super) fn freeze(&self, path: &Path) -> Result<()> {
