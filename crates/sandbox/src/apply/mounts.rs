@@ -151,16 +151,16 @@ impl Init<'_> {
     pub(super) fn mask(&mut self, path: &Path) -> Result<()> {
         let Some(target) = self.find(path)? else { return Ok(()) };
         let directory = FileType::from_raw_mode(fs::stat(target.as_fd())?.st_mode) == FileType::Directory;
-        let cover = if directory {
-            let empty = match self.empty.take() {
-                Some(empty) => empty,
-                None => empty_directory()?,
-            };
-            let cover = mount::clone_tree(empty.as_fd(), Path::new(""), false);
-            self.empty = Some(empty);
-            cover?
-        } else {
-            mount::clone_tree(self.null()?, Path::new(""), false)?
+        let cover = match (directory, &self.empty) {
+            (false, _) => mount::clone_tree(self.null()?, Path::new(""), false)?,
+            (true, Some(empty)) => mount::clone_tree(empty.as_fd(), Path::new(""), false)?,
+            (true, None) => {
+                // The first mask is the directory itself, for kernels before 6.15 copy only what is attached.
+                let empty = empty_directory()?;
+                mount::attach(empty.as_fd(), target.as_fd())?;
+                self.empty = Some(empty);
+                return Ok(());
+            }
         };
         Ok(mount::attach(cover.as_fd(), target.as_fd())?)
     }
