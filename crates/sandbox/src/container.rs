@@ -210,7 +210,7 @@ fn build(
         Event::Ready(pid) if options.wait_for_start => complete(folder, options, pid),
         Event::Ready(_) => Ok(()),
     })?;
-    recorder.add_init(&plan.steps, &built.durations, built.cloned);
+    recorder.add_init(&plan.steps, &built.times);
     let mut warnings = Vec::new();
     if !options.wait_for_start
         && let Some(hooks) = &spec.hooks
@@ -352,7 +352,7 @@ pub fn exec(
         (Event::Building(pid), Some(path)) => write_pid(path, pid),
         _ => Ok(()),
     })?;
-    recorder.add_init(&steps, &built.durations, built.cloned);
+    recorder.add_init(&steps, &built.times);
     warnings.dedup();
     Ok(Running { pid: built.pid, pidfd: built.pidfd, terminal: built.terminal, warnings, container: None })
 }

@@ -8,14 +8,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use moat_linux::process::{self as sys, Clone3, Forked, namespace};
-use moat_linux::shared::Counters;
 use moat_linux::{Errno, credentials, fs, mount, net};
 use moat_model::oci::{self, IdMapping};
 use rustix::fs::OFlags;
 
 use crate::apply::{self, Init};
 use crate::cgroup::CgroupState;
-use crate::record::{Recorder, Stop, stop_here};
+use crate::record::{Recorder, StepTimes, Stop, stop_here};
 use crate::step::{Action, Join, MountIdMapping, Place, Step};
 use crate::sync::{FromInit, FromRuntime, hear_init, tell_init};
 use crate::{Context, Error, Result, cgroup, hook, net_device, seccomp};
@@ -47,8 +46,7 @@ pub(crate) struct Built {
     pub pidfd: OwnedFd,
     /// The terminal's master, where no socket takes it.
     pub terminal: Option<OwnedFd>,
-    pub durations: Counters,
-    pub cloned: Instant,
+    pub times: StepTimes,
 }
 
 /// What whoever has a process built may want to do meanwhile.
@@ -88,8 +86,7 @@ struct Builder<'a, 'r> {
     sources: Vec<Option<OwnedFd>>,
     process: Option<Building>,
     terminal: Option<OwnedFd>,
-    durations: Counters,
-    cloned: Instant,
+    times: StepTimes,
     notify: &'r mut dyn FnMut(Event<'_>) -> Result<()>,
     hooks_left: usize,
     hooks_begun: bool,
@@ -106,7 +103,7 @@ pub(crate) fn build(
 ) -> Result<Built> {
     let steps = order.steps;
     let hooks = |step: &&Step| step.place == Place::Runtime && matches!(step.action, Action::Hooks { .. });
-    let durations = Counters::new(steps.len())?;
+    let times = StepTimes::new(steps.len())?;
     let mut builder = Builder {
         hooks_left: steps.iter().filter(hooks).count(),
         hooks_begun: false,
@@ -117,8 +114,7 @@ pub(crate) fn build(
         sources: Vec::new(),
         process: None,
         terminal: None,
-        durations,
-        cloned: Instant::now(),
+        times,
         notify,
     };
     for step in steps.iter().filter(|step| step.place == Place::Runtime) {
@@ -271,7 +267,6 @@ impl Builder<'_, '_> {
     fn clone_init(&mut self, namespaces: u64, joins: &[Join]) -> Result<()> {
         let group = self.order.cgroup.open_unified()?;
         let (ours, theirs) = net::packet_pair()?;
-        self.cloned = Instant::now();
         if !self.order.dumpable {
             sys::set_dumpable(false)?;
         }
@@ -351,7 +346,7 @@ impl Builder<'_, '_> {
             env: self.order.env,
             preserve_fds: self.order.preserve_fds,
             state: self.order.state.clone(),
-            durations: &self.durations,
+            times: &self.times,
             stop_after: match self.recorder.stop {
                 Some(Stop::Init(index)) => Some(index),
                 _ => None,
@@ -389,7 +384,7 @@ impl Builder<'_, '_> {
         let what =
             if self.waits_for_start { "wait until it is built" } else { "wait until the program runs" };
         self.recorder.performed(start, start.elapsed(), || (what.to_owned(), String::new()));
-        Ok(Built { pid: process.pid, pidfd, terminal, durations: self.durations, cloned: self.cloned })
+        Ok(Built { pid: process.pid, pidfd, terminal, times: self.times })
     }
 
     /// The socket is closed by execve(2).

@@ -30,6 +30,36 @@ impl Stop {
     }
 }
 
+/// When init's steps began and how long they took, in memory that it shares with the runtime.
+#[derive(Debug)]
+pub(crate) struct StepTimes {
+    /// Where its clock begins.
+    origin: Instant,
+    /// Two counters a step, nanoseconds plus one, so that 0 is "not there": beginning and duration.
+    counters: Counters,
+}
+
+impl StepTimes {
+    /// Room for the steps of a plan.
+    pub(crate) fn new(steps: usize) -> Result<Self> {
+        Ok(Self { origin: Instant::now(), counters: Counters::new(2 * steps)? })
+    }
+
+    pub(crate) fn began(&self, index: usize, start: Instant) {
+        self.counters.set(2 * index, start.duration_since(self.origin).as_nanos() as u64 + 1);
+    }
+
+    pub(crate) fn ended(&self, index: usize, start: Instant) {
+        self.counters.set(2 * index + 1, start.elapsed().as_nanos() as u64 + 1);
+    }
+
+    fn get(&self, index: usize) -> Option<(Instant, Duration)> {
+        let begin = self.counters.get(2 * index).checked_sub(1)?;
+        let duration = self.counters.get(2 * index + 1).saturating_sub(1);
+        Some((self.origin + Duration::from_nanos(begin), Duration::from_nanos(duration)))
+    }
+}
+
 #[derive(Debug)]
 struct Row {
     place: Place,
@@ -82,18 +112,16 @@ impl Recorder {
         }
     }
 
-    /// Adds the steps that init has performed since `cloned`.
-    pub(crate) fn add_init(&mut self, steps: &[Step], durations: &Counters, cloned: Instant) {
+    /// Adds the steps that init has performed.
+    pub(crate) fn add_init(&mut self, steps: &[Step], times: &StepTimes) {
         if !self.explain {
             return;
         }
-        let mut begin = cloned.duration_since(self.origin);
         for (index, step) in steps.iter().enumerate().filter(|(_, step)| step.place == Place::Init) {
-            let Some(nanoseconds) = durations.get(index).checked_sub(1) else { continue };
-            let duration = Duration::from_nanos(nanoseconds);
+            let Some((start, duration)) = times.get(index) else { continue };
             let (what, by_hand) = (step.action.to_string(), step.action.by_hand());
+            let begin = start.duration_since(self.origin);
             self.rows.push(Row { place: Place::Init, what, by_hand, begin, duration });
-            begin += duration;
         }
     }
 

@@ -20,7 +20,6 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
 
-use moat_linux::shared::Counters;
 use moat_linux::{fs, process as sys};
 use moat_model::oci;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -28,6 +27,7 @@ use rustix::fs::OFlags;
 
 use crate::cgroup::Tasks;
 use crate::hook;
+use crate::record::StepTimes;
 use crate::step::{Action, Place, StartSignal, Step};
 use crate::sync::{FromInit, FromRuntime, hear_runtime, tell_runtime};
 use crate::{Context, Error, Result};
@@ -48,8 +48,8 @@ pub(crate) struct Init<'a> {
     pub preserve_fds: u32,
     /// What hooks are told.
     pub state: oci::State,
-    /// Durations by step, nanoseconds plus one, so that 0 is "not performed".
-    pub durations: &'a Counters,
+    /// When each step began and how long it took.
+    pub times: &'a StepTimes,
     /// After which step to stop, for the tests that kill the runtime there.
     pub stop_after: Option<usize>,
     /// The container's root, once it is there.
@@ -83,12 +83,10 @@ impl Init<'_> {
         sys::new_session()?;
         for (index, step) in steps.iter().enumerate().filter(|(_, step)| step.place == Place::Init) {
             let start = Instant::now();
-            if let Action::Execute(_) = step.action {
-                // Nobody is left to take the time after this step: what is told is when it began.
-                self.durations.set(index, 1);
-            }
+            // Nobody is left to take the time after execve(2): what is told of it is when it began.
+            self.times.began(index, start);
             self.apply(&step.action)?;
-            self.durations.set(index, start.elapsed().as_nanos() as u64 + 1);
+            self.times.ended(index, start);
             if self.stop_after == Some(index) {
                 self.stop();
             }
