@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use moat_linux::process::{self as sys, Clone3, Forked, namespace};
 use moat_linux::shared::Counters;
-use moat_linux::{Errno, credentials, fs, mount, net};
+use moat_linux::{Errno, credentials, mount, net};
 use moat_model::oci::{self, IdMapping};
-use rustix::fs::OFlags;
 
 use crate::apply::{self, Init};
 use crate::cgroup::CgroupState;
@@ -419,8 +418,7 @@ fn join_pid_namespace(container: &OwnedFd, namespaces: u64) -> Result<bool> {
 fn join_all(joins: &[Join]) -> Result<()> {
     let mut open = Vec::new();
     for join in joins {
-        let what = || format!("linux.namespaces: {}", join.path.display());
-        open.push((fs::open(&join.path, OFlags::RDONLY | OFlags::NONBLOCK).context(what)?, join));
+        open.push((apply::open_namespace(&join.path)?, join));
     }
     let user = open.iter().any(|(_, join)| join.namespace == namespace::USER);
     let mut later = Vec::new();
@@ -451,15 +449,15 @@ fn map_ids(
         let path = format!("/proc/{pid}/setgroups");
         std::fs::write(&path, "deny").context(|| path)?;
     }
-    write_map(pid, "uid_map", uids).context(|| "linux.uidMappings")?;
-    write_map(pid, "gid_map", gids).context(|| "linux.gidMappings")
+    write_map(pid, "uid_map", uids).context(|| "uidMappings")?;
+    write_map(pid, "gid_map", gids).context(|| "gidMappings")
 }
 
 fn write_map(pid: i32, file: &str, maps: &[IdMapping]) -> Result<()> {
     let line = |map: &IdMapping| format!("{} {} {}\n", map.container_id, map.host_id, map.size);
     let text: String = maps.iter().map(line).collect();
-    let path = format!("/proc/{pid}/{file}");
-    std::fs::write(&path, &text).context(|| format!("write {:?} to {path}", text.trim()))
+    std::fs::write(format!("/proc/{pid}/{file}"), &text)
+        .context(|| format!("write {:?} to {file}", text.trim()))
 }
 
 /// newuidmap(1) and newgidmap(1) map the ranges that /etc/subuid and /etc/subgid grant a user.
