@@ -14,6 +14,7 @@ pub mod credentials;
 mod entry;
 mod error;
 pub mod fs;
+pub mod image;
 pub mod mount;
 pub mod net;
 pub mod process;

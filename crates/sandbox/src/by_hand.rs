@@ -32,7 +32,11 @@ impl Action {
                 format!("prlimit --pid $PID --{option}={soft}:{hard}")
             }
             Self::OomScoreAdjust { value, .. } => format!("echo {value} > /proc/$PID/oom_score_adj"),
-            Self::MoveNetDevice { name, inside } => format!("ip link set {name} netns $PID name {inside}"),
+            Self::MoveNetDevice { name, inside, namespace } => {
+                let namespace =
+                    namespace.as_ref().map_or("$PID".to_owned(), |path| path.display().to_string());
+                format!("ip link set {name} netns {namespace} name {inside}")
+            }
             Self::JoinCgroup => "echo $$ > CGROUP/cgroup.procs".to_owned(),
             Self::Unshare { namespaces } => format!("unshare {} sh", flags(*namespaces)),
             Self::JoinNamespace(join) => {

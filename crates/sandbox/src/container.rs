@@ -16,7 +16,7 @@ use rustix::process::Signal;
 
 use crate::cgroup::Operation;
 use crate::host::Host;
-use crate::launch::{self, Built, Event, Order};
+use crate::launch::{self, Event, Order};
 use crate::plan::{self, ExecRequest, Plan, Request};
 use crate::record::Recorder;
 use crate::state::{ContainerState, Folder, Status, Store, process_start, replace};
@@ -191,14 +191,12 @@ fn build(
         Event::Building(pid) => {
             state.pid = pid;
             state.pid_start_ticks = process_start(pid).unwrap_or(0);
-            folder.stage(state)
+            folder.stage(state)?;
+            if options.wait_for_start { Ok(()) } else { complete(folder, options, pid) }
         }
+        Event::Ready(pid) if options.wait_for_start => complete(folder, options, pid),
+        Event::Ready(_) => Ok(()),
     })?;
-    let finished = finish(folder, options, &built, recorder);
-    if finished.is_err() {
-        built.kill();
-    }
-    finished?;
     recorder.add_init(&plan.steps, &built.durations, built.cloned);
     let mut warnings = Vec::new();
     if !options.wait_for_start
@@ -209,15 +207,10 @@ fn build(
     Ok(Running { pid: built.pid, pidfd: built.pidfd, terminal: built.terminal, warnings, container: None })
 }
 
-fn finish(folder: &Folder, options: &CreateOptions, built: &Built, recorder: &mut Recorder) -> Result<()> {
-    recorder.step("save state", "", || {
-        folder.commit()?;
-        options.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, built.pid))
-    })?;
-    recorder.step("let the program run", "", || {
-        built.go()?;
-        if options.wait_for_start { Ok(()) } else { built.await_execution() }
-    })
+/// From here on the container exists for everybody.
+fn complete(folder: &Folder, options: &CreateOptions, pid: i32) -> Result<()> {
+    folder.commit()?;
+    options.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, pid))
 }
 
 fn write_pid(path: &Path, pid: i32) -> Result<()> {
@@ -327,7 +320,7 @@ pub fn exec(
     let (steps, mut warnings) = plan::plan_exec(&ExecRequest { process, spec: &spec, namespaces }, host)?;
     let group = match &options.cgroup {
         Some(below) => state.cgroup.below(below)?,
-        None => state.cgroup.clone(),
+        None => state.cgroup.around(state.pid)?,
     };
     let seccomp = spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref());
     let order = Order {
@@ -342,16 +335,10 @@ pub fn exec(
         console_socket: options.console_socket.clone(),
         seccomp_agent: seccomp.map(|agent| (agent.listener_path.clone(), agent.listener_metadata.clone())),
     };
-    let built = launch::build(order, recorder, &mut |_| Ok(()))?;
-    let finished = recorder.step("let the program run", "", || {
-        options.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, built.pid))?;
-        built.go()?;
-        built.await_execution()
-    });
-    if finished.is_err() {
-        built.kill();
-    }
-    finished?;
+    let built = launch::build(order, recorder, &mut |event| match (event, options.pid_file.as_deref()) {
+        (Event::Building(pid), Some(path)) => write_pid(path, pid),
+        _ => Ok(()),
+    })?;
     recorder.add_init(&steps, &built.durations, built.cloned);
     warnings.dedup();
     Ok(Running { pid: built.pid, pidfd: built.pidfd, terminal: built.terminal, warnings, container: None })

@@ -17,7 +17,7 @@ use crate::cgroup::CgroupState;
 use crate::record::{Recorder, Stop, stop_here};
 use crate::step::{Action, Join, MountIdMapping, Place, Step};
 use crate::sync::{FromInit, FromRuntime, hear_init, tell_init};
-use crate::{Context, Error, Result, cgroup, hook, seccomp};
+use crate::{Context, Error, Result, cgroup, hook, net_device, seccomp};
 
 /// What the process is built from.
 pub(crate) struct Order<'a> {
@@ -27,6 +27,7 @@ pub(crate) struct Order<'a> {
     pub preserve_fds: u32,
     /// What hooks and seccomp agents are told; the pid is filled in.
     pub state: oci::State,
+    /// The FIFOs of a container that waits for `start`; without them the program runs as soon as it can.
     pub fifos: Option<(OwnedFd, OwnedFd)>,
     /// A pidfd of the container to join, the namespaces in which it differs.
     pub container: Option<(OwnedFd, u64)>,
@@ -38,12 +39,11 @@ pub(crate) struct Order<'a> {
     pub seccomp_agent: Option<(String, String)>,
 }
 
-/// A process that is built and waits for the word to run.
+/// A process that is built: its program runs, or waits for `start`.
 #[derive(Debug)]
 pub(crate) struct Built {
     pub pid: i32,
     pub pidfd: OwnedFd,
-    pub socket: OwnedFd,
     /// The terminal's master, where no socket takes it.
     pub terminal: Option<OwnedFd>,
     pub durations: Counters,
@@ -59,6 +59,8 @@ pub(crate) enum Event<'a> {
     InChild,
     /// In the runtime, which has done its part while the process is still at work.
     Building(i32),
+    /// The process is complete; its program may already run.
+    Ready(i32),
 }
 
 /// A process that is being built; killed when it is dropped before it is done.
@@ -90,9 +92,10 @@ struct Builder<'a, 'r> {
     notify: &'r mut dyn FnMut(Event<'_>) -> Result<()>,
     hooks_left: usize,
     hooks_begun: bool,
+    waits_for_start: bool,
 }
 
-/// Builds a process; it then waits for [`Built::go`].
+/// Builds a process.
 ///
 /// `notify` is told of each [`Event`].
 pub(crate) fn build(
@@ -106,6 +109,7 @@ pub(crate) fn build(
     let mut builder = Builder {
         hooks_left: steps.iter().filter(hooks).count(),
         hooks_begun: false,
+        waits_for_start: order.fifos.is_some(),
         order,
         recorder,
         socket: None,
@@ -160,7 +164,11 @@ impl Builder<'_, '_> {
                     .context(|| format!("process.rlimits {name}"))
             }
             Action::OomScoreAdjust { value, best_effort } => self.adjust_oom_score(*value, *best_effort),
-            Action::MoveNetDevice { name, inside } => move_device(self.pid()?, name, inside),
+            Action::MoveNetDevice { name, inside, namespace } => {
+                let own = || Ok(format!("/proc/{}/ns/net", self.pid()?).into());
+                let namespace = namespace.clone().map_or_else(own, Ok::<PathBuf, Error>)?;
+                net_device::move_in(&namespace, name, inside)
+            }
             Action::Hooks { kind, hooks } => self.run_hooks(kind, hooks),
             other => Err(Error::new(format!("{other}: not a step of the runtime's"))),
         }
@@ -355,49 +363,44 @@ impl Builder<'_, '_> {
         init.run(self.order.steps)
     }
 
+    /// Where nobody says `start`, the word to go on is there before init comes to wait for it. It is said once
+    /// everything of the runtime's is done, so the container is complete if the runtime dies now.
     fn finish(mut self) -> Result<Built> {
+        let start = Instant::now();
         let pid = self.pid()?;
         (self.notify)(Event::Building(pid))?;
+        if !self.waits_for_start {
+            tell_init(self.socket()?, FromRuntime::Go, &[])?;
+        }
         while !matches!(self.hear()?, FromInit::Ready) {}
+        (self.notify)(Event::Ready(pid))?;
+        if self.waits_for_start {
+            tell_init(self.socket()?, FromRuntime::Go, &[])?;
+        } else {
+            self.await_execution()?;
+        }
         let missing = || Error::new("the plan starts no process");
         let mut process = self.process.take().ok_or_else(missing)?;
         process.done = true;
         let pidfd = process.pidfd.try_clone()?;
-        Ok(Built {
-            pid: process.pid,
-            pidfd,
-            socket: self.socket.take().ok_or_else(missing)?,
-            terminal: self.terminal.take(),
-            durations: self.durations,
-            cloned: self.cloned,
-        })
-    }
-}
-
-impl Built {
-    /// Lets the program run, or wait for `start`.
-    pub(crate) fn go(&self) -> Result<()> {
-        tell_init(self.socket.as_fd(), FromRuntime::Go, &[])
+        let terminal = self.terminal.take();
+        let what =
+            if self.waits_for_start { "wait until it is built" } else { "wait until the program runs" };
+        self.recorder.performed(start, start.elapsed(), || (what.to_owned(), String::new()));
+        Ok(Built { pid: process.pid, pidfd, terminal, durations: self.durations, cloned: self.cloned })
     }
 
-    /// Waits until the program runs.
-    ///
-    /// Errors: what init tells; the program could not be executed.
-    pub(crate) fn await_execution(&self) -> Result<()> {
-        loop {
-            match hear_init(self.socket.as_fd())? {
-                FromInit::Failed(error) => return Err(error),
-                FromInit::Closed => return Ok(()),
-                FromInit::Stop => stop_here(),
-                other => return Err(Error::new(format!("container init said {other:?} after it was ready"))),
+    /// The socket is closed by execve(2).
+    fn await_execution(&mut self) -> Result<()> {
+        match hear_init(self.socket()?)? {
+            FromInit::Failed(error) => Err(error),
+            FromInit::Closed => Ok(()),
+            FromInit::Stop => {
+                stop_here();
+                self.await_execution()
             }
+            other => Err(Error::new(format!("container init said {other:?} after it was ready"))),
         }
-    }
-
-    /// Kills what was built.
-    pub(crate) fn kill(&self) {
-        let _ = sys::signal(self.pidfd.as_fd(), rustix::process::Signal::KILL.as_raw());
-        let _ = sys::wait(self.pid, true);
     }
 }
 
@@ -484,11 +487,6 @@ fn send_terminal(path: &std::path::Path, master: &OwnedFd) -> Result<()> {
     let what = || format!("console socket {}", path.display());
     let socket = net::connect(path).context(what)?;
     net::send(socket.as_fd(), b"/dev/ptmx", &[master.as_fd()]).context(what)
-}
-
-fn move_device(pid: i32, name: &str, inside: &str) -> Result<()> {
-    let _ = (pid, inside);
-    Err(Error::new(format!("linux.netDevices {name}: moving devices is not supported yet")))
 }
 
 /// Maps the ids of a detached mount by a user namespace that lives only as long as it takes.

@@ -10,6 +10,8 @@ mod by_hand;
 mod error;
 mod hook;
 mod launch;
+mod net_device;
+mod netlink;
 mod sync;
 
 pub mod cgroup;

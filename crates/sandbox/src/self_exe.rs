@@ -2,9 +2,9 @@
 //!
 //! Until it executes the user's program, init *is* the runtime, and /proc/PID/exe leads from inside the
 //! container to the runtime's file on the host: who opens it there and waits until the runtime has ended
-//! could write to it (CVE-2019-5736). So the runtime runs itself again from a read-only view of its file
-//! that is attached to no mount namespace, which nobody can make writable again; where only root may
-//! do that, from a sealed copy in memory.
+//! could write to it (CVE-2019-5736). So the runtime moves to a read-only view of its file that is attached
+//! to no mount namespace, which nobody can make writable again: in place where the kernel lets it, else by
+//! executing itself again from there. Who may make no such view executes a sealed copy in memory.
 
 use std::ffi::CString;
 use std::io::Write;
@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use moat_linux::mount::{self, Attributes, attr};
-use moat_linux::{fs, process as sys};
+use moat_linux::{fs, image, process as sys};
 use rustix::fs::{CWD, OFlags};
 
 use crate::{Context, Error, Result};
@@ -33,7 +33,12 @@ pub fn protect() -> Result<()> {
         return Err(Error::new("this program can not be protected against containers: its copy is writable"));
     }
     let view = match read_only_view() {
-        Ok(view) => view,
+        Ok(view) => {
+            if image::move_to(fs::reopen(view.as_fd(), OFlags::RDONLY)?.as_fd()).is_ok() && is_protected()? {
+                return Ok(());
+            }
+            view
+        }
         Err(_) => sealed_copy().context(|| "make a sealed copy of this program")?,
     };
     let args = std::env::args_os()

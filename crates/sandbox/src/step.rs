@@ -220,6 +220,8 @@ pub enum Action {
         name: String,
         /// Name inside.
         inside: String,
+        /// The network namespace that is joined; the process's own when it is new.
+        namespace: Option<PathBuf>,
     },
     /// Runs hooks.
     Hooks {
@@ -389,7 +391,9 @@ impl fmt::Display for Action {
             }
             Self::Limit { name, soft, hard, .. } => write!(f, "limit {name} to {soft}:{hard}"),
             Self::OomScoreAdjust { value, .. } => write!(f, "set oom_score_adj to {value}"),
-            Self::MoveNetDevice { name, inside } => write!(f, "move network device {name} in as {inside}"),
+            Self::MoveNetDevice { name, inside, .. } => {
+                write!(f, "move network device {name} in as {inside}")
+            }
             Self::Hooks { kind, hooks } => write!(f, "run {} {kind} hook(s)", hooks.len()),
             Self::OpenCgroup => f.write_str("open the cgroup to init"),
             Self::JoinCgroup => f.write_str("join the cgroup"),

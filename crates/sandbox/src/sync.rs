@@ -11,7 +11,7 @@ use moat_linux::{Errno, net};
 use crate::{Context, Error, Result};
 
 /// The longest message. An error that does not fit is cut.
-const MAX_BYTES: usize = 32 << 10;
+const MAX_BYTES: usize = 4 << 10;
 
 /// What init tells.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ pub(crate) fn tell_runtime(socket: BorrowedFd<'_>, message: &FromInit) -> Result
 
 /// Waits for a message of init's.
 pub(crate) fn hear_init(socket: BorrowedFd<'_>) -> Result<FromInit> {
-    let mut buffer = vec![0_u8; MAX_BYTES];
+    let mut buffer = [0_u8; MAX_BYTES];
     let (count, mut fds) = match net::receive(socket, &mut buffer) {
         // Init ended before it read what it was told. Told once, the reset makes way for what init said.
         Err(error) if error.errno() == Errno::CONNRESET => net::receive(socket, &mut buffer),

@@ -1,5 +1,7 @@
 //! What a configuration must be before it is planned: the door behind which its values can be trusted.
 
+use std::collections::BTreeMap;
+
 use moat_linux::process::namespace;
 use moat_model::oci::{self, Spec};
 
@@ -122,7 +124,37 @@ fn check_linux(linux: &oci::Linux) -> Result<()> {
             return Err(Error::new(format!("masked or read-only path {path:?} is not absolute")));
         }
     }
+    check_net_devices(&linux.net_devices)
+}
+
+fn check_net_devices(devices: &BTreeMap<String, oci::NetDevice>) -> Result<()> {
+    let mut taken: Vec<&str> = Vec::new();
+    for (name, device) in devices {
+        let inside = if device.name.is_empty() { name } else { &device.name };
+        // A `%d` stands for the first number that is free.
+        let numbered = inside.strip_suffix("%d").filter(|stem| !stem.contains('%'));
+        for (text, fine) in
+            [(name, !name.contains('%')), (inside, numbered.is_some() || !inside.contains('%'))]
+        {
+            if !fine || !is_device_name(text) {
+                return Err(Error::new(format!("linux.netDevices {name}: {text:?} names no network device"))
+                    .hint("a name has 1 to 15 bytes without blanks, slashes and colons"));
+            }
+        }
+        if numbered.is_none() && taken.contains(&inside.as_str()) {
+            return Err(Error::new(format!(
+                "linux.netDevices {name}: another device is named {inside}, too"
+            )));
+        }
+        taken.push(inside);
+    }
     Ok(())
+}
+
+/// As the kernel's dev_valid_name has it.
+fn is_device_name(name: &str) -> bool {
+    let legal = |c: char| !c.is_whitespace() && !matches!(c, '/' | ':' | '\0');
+    (1..16).contains(&name.len()) && name != "." && name != ".." && name.chars().all(legal)
 }
 
 /// Checks what depends on the namespaces that are asked for.

@@ -141,7 +141,7 @@ pub fn plan(request: &Request<'_>, host: &Host) -> Result<Plan> {
     clone_steps(&mut steps, &linux, &namespaces, host);
     meanwhile.into_iter().for_each(|operation| steps.runtime(Action::Cgroup(operation)));
     steps.runtime(Action::OpenCgroup);
-    host_steps(&mut steps, &linux, process, host)?;
+    host_steps(&mut steps, &linux, process, &namespaces, host)?;
     if let Some(hooks) = &spec.hooks {
         let both = [("prestart", &hooks.prestart), ("createRuntime", &hooks.create_runtime)];
         for (kind, hooks) in both.into_iter().filter(|(_, hooks)| !hooks.is_empty()) {
@@ -225,7 +225,13 @@ fn groups_allowed(linux: &oci::Linux, host: &Host) -> bool {
 }
 
 /// What the runtime does to the process from outside, while init is at work.
-fn host_steps(steps: &mut Steps, linux: &oci::Linux, process: &oci::Process, host: &Host) -> Result<()> {
+fn host_steps(
+    steps: &mut Steps,
+    linux: &oci::Linux,
+    process: &oci::Process,
+    namespaces: &Namespaces,
+    host: &Host,
+) -> Result<()> {
     process::limits(steps, process)?;
     if let Some(value) = process.oom_score_adj {
         if !(-1000..=1000).contains(&value) {
@@ -233,9 +239,14 @@ fn host_steps(steps: &mut Steps, linux: &oci::Linux, process: &oci::Process, hos
         }
         steps.runtime(Action::OomScoreAdjust { value, best_effort: host.rootless() });
     }
+    let joined = namespaces.joins.iter().find(|join| join.namespace == namespace::NETWORK);
     for (name, device) in &linux.net_devices {
         let inside = if device.name.is_empty() { name } else { &device.name };
-        steps.runtime(Action::MoveNetDevice { name: name.clone(), inside: inside.clone() });
+        steps.runtime(Action::MoveNetDevice {
+            name: name.clone(),
+            inside: inside.clone(),
+            namespace: joined.map(|join| join.path.clone()),
+        });
     }
     Ok(())
 }

@@ -1,8 +1,7 @@
 //! Groups on the real kernel, in whatever layout it has: as root on this machine and in the lab.
 //!
-//! The cases run one after the other in one thread, because they fork. Each makes groups under a name of its
-//! own and removes them, also when it fails. `cargo test --test cgroup NAME` runs those whose name contains NAME;
-//! `measure` runs only when it is named.
+//! The cases run one after the other in the main thread, because they fork. Each makes groups under a name of its
+//! own and removes them, also when it fails. `cargo test --test cgroup -- --ignored` prints what things cost.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -21,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use libtest_mimic::{Arguments, Failed, Trial};
 use moat_linux::process::{self, Clone3, Forked};
 use moat_linux::shared::Counters;
 use moat_model::oci;
@@ -48,29 +48,25 @@ const CASES: [Case; 15] = [
 ];
 
 fn main() -> ExitCode {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let mut failed = 0;
-    let controllers = Controllers::saved();
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let mut trials = Vec::new();
     for (kind, layout) in layouts() {
         for (name, case) in CASES {
-            let named = wanted.iter().any(|wanted| name.contains(wanted.as_str()));
-            let runs = if name == "measure" { named } else { named || wanted.is_empty() };
-            if !runs {
-                continue;
-            }
-            let path = format!("/moat-test-{}-{name}", std::process::id());
-            match catch_unwind(AssertUnwindSafe(|| case(&layout, &path))) {
-                Ok(()) => println!("test {kind}::{name} ... ok"),
-                Err(_) => {
-                    println!("test {kind}::{name} ... FAILED");
-                    failed += 1;
-                }
-            }
+            let layout = layout.clone();
+            let perform = move || {
+                let controllers = Controllers::saved();
+                let path = format!("/moat-test-{}-{name}", std::process::id());
+                let result = catch_unwind(AssertUnwindSafe(|| case(&layout, &path)));
+                controllers.restore();
+                result.map_err(|_| Failed::without_message())
+            };
+            // It asserts nothing: it prints what things cost.
+            let only_named = name == "measure";
+            trials.push(Trial::test(format!("{kind}::{name}"), perform).with_ignored_flag(only_named));
         }
     }
-    controllers.restore();
-    println!("{failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 /// What the root of cgroup2 gives to its children: plans enable more, and the machine gets back what it had.
