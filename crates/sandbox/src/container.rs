@@ -1,5 +1,6 @@
 //! The life of a container: create, start, run, execute in it, signal, delete.
 
+use std::borrow::Cow;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -75,7 +76,12 @@ pub struct Running {
 
 /// Plans a container without making anything.
 pub fn plan_only(id: &ContainerId, spec: &Spec, options: &CreateOptions, host: &Host) -> Result<Plan> {
-    plan::plan(&request(id, spec, options), host)
+    plan::plan(&request(id, spec, options), &*host_for(id, spec, host)?)
+}
+
+fn host_for<'a>(id: &ContainerId, spec: &Spec, host: &'a Host) -> Result<Cow<'a, Host>> {
+    let path = spec.linux.as_ref().map(|linux| linux.cgroups_path.as_str()).unwrap_or_default();
+    host.for_container(path, id.as_str())
 }
 
 fn request<'a>(id: &'a ContainerId, spec: &'a Spec, options: &'a CreateOptions) -> Request<'a> {
@@ -104,7 +110,7 @@ pub fn create(
     recorder: &mut Recorder,
 ) -> Result<Running> {
     check_console(spec.process.as_ref(), options.console_socket.as_deref(), options.wait_for_start)?;
-    let plan = plan::plan(&request(id, spec, options), host)?;
+    let plan = plan_only(id, spec, options, host)?;
     let mut folder = recorder.step("claim the name", "mkdir STATE/ID", || store.claim(id))?;
     let root = spec.root.as_ref().map(|root| root.path.as_path()).unwrap_or(Path::new(""));
     let mut state = ContainerState {

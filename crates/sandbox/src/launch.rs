@@ -16,7 +16,7 @@ use crate::apply::{self, Init};
 use crate::cgroup::CgroupState;
 use crate::record::{Recorder, Stop, stop_here};
 use crate::step::{Action, Join, MountIdMapping, Place, Step};
-use crate::sync::{FromInit, FromRuntime, hear_init, tell_init};
+use crate::sync::{FromInit, FromRuntime, hear_init, last_words, tell_init};
 use crate::{Context, Error, Result, cgroup, hook, net_device, seccomp};
 
 /// What the process is built from.
@@ -250,6 +250,10 @@ impl Builder<'_, '_> {
         let listener = loop {
             match sys::take_descriptor(process.pidfd.as_fd(), number) {
                 Err(error) if error.errno() == Errno::BADF => std::thread::sleep(Duration::from_micros(100)),
+                // Init has ended: why, it has said.
+                Err(error) if error.errno() == Errno::SRCH => {
+                    return Err(last_words(self.socket()?).unwrap_or_else(|| error.into()));
+                }
                 other => break other.context(|| "seccomp: take the listener")?,
             }
         };

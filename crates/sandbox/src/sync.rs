@@ -131,16 +131,22 @@ impl FromRuntime {
 /// Errors: the last words of an init that has ended.
 pub(crate) fn tell_init(socket: BorrowedFd<'_>, message: FromRuntime, fds: &[BorrowedFd<'_>]) -> Result<()> {
     match net::send(socket, &[message.tag()], fds) {
-        Err(error) if matches!(error.errno(), Errno::PIPE | Errno::CONNRESET) => loop {
-            match hear_init(socket)? {
-                FromInit::Failed(error) => return Err(error),
-                FromInit::Closed => {
-                    return Err(error).context(|| "container init ended while it was being built");
-                }
-                _ => {}
-            }
+        Ok(()) => Ok(()),
+        Err(error) => match last_words(socket) {
+            Some(told) => Err(told),
+            None => Err(error).context(|| "container init ended while it was being built"),
         },
-        other => Ok(other?),
+    }
+}
+
+/// Why init has ended, if it said so.
+pub(crate) fn last_words(socket: BorrowedFd<'_>) -> Option<Error> {
+    loop {
+        match hear_init(socket) {
+            Ok(FromInit::Failed(error)) => return Some(error),
+            Ok(FromInit::Closed) | Err(_) => return None,
+            Ok(_) => {}
+        }
     }
 }
 
