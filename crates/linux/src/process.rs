@@ -67,13 +67,15 @@ pub enum Forked {
     Child,
 }
 
-/// clone3(2) without shared memory: a fork.
+/// clone3(2) without shared memory: a fork. In the child every signal has its default disposition, except that
+/// writing to a closed pipe is an error as in the parent.
 ///
 /// The caller must have a single thread, as every program of Moat that forks has: locks held by other
 /// threads would stay locked in the child for ever.
 pub fn fork(options: Clone3<'_>) -> Result<Forked> {
     let mut pidfd: RawFd = -1;
-    let mut flags = options.namespaces | u64::from(raw::CLONE_PIDFD);
+    // Handlers are reset by execve(2), but what the runtime or its caller ignores would stay ignored.
+    let mut flags = options.namespaces | u64::from(raw::CLONE_PIDFD) | raw::CLONE_CLEAR_SIGHAND;
     if options.sibling {
         flags |= u64::from(raw::CLONE_PARENT);
     }
@@ -99,7 +101,10 @@ pub fn fork(options: Clone3<'_>) -> Result<Forked> {
     let returned =
         unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<raw::clone_args>()) };
     match syscall(returned) {
-        Ok(0) => Ok(Forked::Child),
+        Ok(0) => {
+            set_broken_pipe(libc::SIG_IGN);
+            Ok(Forked::Child)
+        }
         // SAFETY: CLONE_PIDFD succeeded, so the kernel stored a new descriptor that nobody else owns.
         Ok(pid) => Ok(Forked::Parent(pid as i32, unsafe { OwnedFd::from_raw_fd(pidfd) })),
         Err(errno) => {
@@ -343,15 +348,14 @@ pub fn block_signals() -> Result<()> {
     named(syscall(returned.into()), "rt_sigprocmask", || "SIG_SETMASK, ~[]".to_owned()).map(drop)
 }
 
-/// Gives every signal its default disposition and unblocks all, as a fresh program expects.
+fn set_broken_pipe(disposition: libc::sighandler_t) {
+    // SAFETY: only SIG_IGN and SIG_DFL are passed, both valid for SIGPIPE.
+    unsafe { libc::signal(libc::SIGPIPE, disposition) };
+}
+
+/// In a child of [`fork`]: every signal has its default disposition and none is blocked, as a program expects.
 pub fn reset_signals() -> Result<()> {
-    for number in 1..=64 {
-        if matches!(number, libc::SIGKILL | libc::SIGSTOP | 32 | 33) {
-            continue;
-        }
-        // SAFETY: SIG_DFL is a valid disposition for every signal but the two that are left out.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
-    }
+    set_broken_pipe(libc::SIG_DFL);
     // SAFETY: the set is initialised by sigemptyset before it is used.
     let returned = unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
@@ -364,11 +368,9 @@ pub fn reset_signals() -> Result<()> {
 /// Ignores SIGPIPE, so that a write to a closed pipe is an error; and gives SIGCHLD its default
 /// disposition: where a caller had it ignored, children would reap themselves.
 pub fn prepare_signals() {
-    // SAFETY: both are valid dispositions for these signals.
-    unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
-        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
-    }
+    set_broken_pipe(libc::SIG_IGN);
+    // SAFETY: SIG_DFL is a valid disposition for SIGCHLD.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
 /// signalfd(2) for every signal; they must be blocked. Reads give `signalfd_siginfo` records.

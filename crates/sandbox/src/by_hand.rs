@@ -87,7 +87,7 @@ impl Action {
             Self::MemoryPolicy { nodes, .. } => format!("numactl --membind {}", list(nodes)),
             Self::Label { module, text } => format!("echo {text} > /proc/self/attr/{module}/exec"),
             Self::NoNewPrivileges => "setpriv --no-new-privs sh".to_owned(),
-            Self::Bounding(set) => format!("setpriv --bounding-set -all,{} sh", names(*set)),
+            Self::Bounding { keep, .. } => format!("setpriv --bounding-set -all,{} sh", names(*keep)),
             Self::Capabilities(sets) => {
                 format!("setpriv --inh-caps -all --ambient-caps {} sh", names(sets.ambient))
             }

@@ -76,12 +76,19 @@ pub struct Running {
 
 /// Plans a container without making anything.
 pub fn plan_only(id: &ContainerId, spec: &Spec, options: &CreateOptions, host: &Host) -> Result<Plan> {
-    plan::plan(&request(id, spec, options), &*host_for(id, spec, host)?)
+    let host = within_reach(host, spec, id)?;
+    plan::plan(&request(id, spec, options), &host)
 }
 
-fn host_for<'a>(id: &ContainerId, spec: &Spec, host: &'a Host) -> Result<Cow<'a, Host>> {
-    let path = spec.linux.as_ref().map(|linux| linux.cgroups_path.as_str()).unwrap_or_default();
-    host.for_container(path, id.as_str())
+/// The host as the runtime can use it: who is not root may make cgroups only where they were delegated.
+fn within_reach<'a>(host: &'a Host, spec: &Spec, id: &ContainerId) -> Result<Cow<'a, Host>> {
+    if !host.rootless() {
+        return Ok(Cow::Borrowed(host));
+    }
+    let mut host = host.clone();
+    let path = spec.linux.as_ref().map_or("", |linux| linux.cgroups_path.as_str());
+    host.cgroups.probe(path, id.as_str())?;
+    Ok(Cow::Owned(host))
 }
 
 fn request<'a>(id: &'a ContainerId, spec: &'a Spec, options: &'a CreateOptions) -> Request<'a> {

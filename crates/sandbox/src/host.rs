@@ -1,7 +1,5 @@
 //! What the host offers, read once; with the configuration it is all that a plan depends on.
 
-use std::borrow::Cow;
-
 use moat_linux::capability;
 
 use crate::{Context, Result, cgroup};
@@ -39,17 +37,6 @@ impl Host {
                 .is_ok_and(|text| text.starts_with(b"Y")),
             selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
         })
-    }
-
-    /// The host as a container finds it whose `linux.cgroupsPath` and name these are: without the hierarchies in
-    /// which a rootless runtime may make no group for it.
-    pub fn for_container(&self, cgroups_path: &str, id: &str) -> Result<Cow<'_, Self>> {
-        if !self.rootless() {
-            return Ok(Cow::Borrowed(self));
-        }
-        let mut host = self.clone();
-        host.cgroups.probe(cgroups_path, id)?;
-        Ok(Cow::Owned(host))
     }
 
     /// Whether the runtime lacks the privileges of the initial user namespace.

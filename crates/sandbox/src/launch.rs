@@ -362,6 +362,7 @@ impl Builder<'_, '_> {
             root: None,
             null: None,
             empty: None,
+            parent: None,
             program: None,
         };
         init.run(self.order.steps)

@@ -347,7 +347,12 @@ pub enum Action {
     /// PR_SET_NO_NEW_PRIVS.
     NoNewPrivileges,
     /// Drops capabilities from the bounding set.
-    Bounding(capability::Set),
+    Bounding {
+        /// What stays.
+        keep: capability::Set,
+        /// What the runtime has beyond that.
+        drop: capability::Set,
+    },
     /// umask(2), setgroups(2), setresgid(2), setresuid(2).
     User {
         /// User id.
@@ -442,7 +447,7 @@ impl fmt::Display for Action {
             Self::Personality(persona) => write!(f, "set personality {persona:#x}"),
             Self::Label { module, text } => write!(f, "set {module} label {text}"),
             Self::NoNewPrivileges => f.write_str("set no_new_privs"),
-            Self::Bounding(set) => write!(f, "limit capabilities to {}", set.names().len()),
+            Self::Bounding { keep, .. } => write!(f, "limit capabilities to {}", keep.names().len()),
             Self::User { uid, gid, .. } => write!(f, "become user {uid}:{gid}"),
             Self::WorkingDirectory(path) => write!(f, "change directory to {}", path.display()),
             Self::Capabilities(sets) => {

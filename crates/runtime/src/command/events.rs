@@ -47,9 +47,10 @@ pub(crate) fn events(session: &Session<'_>, args: &EventsArgs) -> Result<u8> {
         return Ok(0);
     }
     let pidfd = process::pidfd(state.pid)?;
+    let told = state.cgroup.oom()?;
     let mut follower = Follower {
         watch: state.cgroup.oom_watch()?,
-        told: state.cgroup.oom()?,
+        told,
         next_stats: Instant::now() + interval,
         look_until: None,
         interval,
@@ -92,6 +93,8 @@ struct Follower {
 impl Follower {
     /// Prints lines until the container has ended.
     fn follow(&mut self) -> Result<()> {
+        // Since the count was read, before the watch was there.
+        self.tell_kills()?;
         loop {
             let (ended, memory_event) = self.wait()?;
             if let (true, Some(watch)) = (memory_event, &self.watch) {

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::rc::Rc;
 
 use moat_linux::fs::{self, Follow};
 use moat_linux::{Errno, mount, tty};
@@ -28,11 +29,28 @@ fn is_node(found: &Stat, node: &Node) -> bool {
 }
 
 impl Init<'_> {
-    pub(super) fn node(&self, node: &Node) -> Result<()> {
+    /// The folder in which `path` lies and its last component. Nodes and links mostly share one folder, so the
+    /// last one is kept; no mount comes between two of them.
+    fn parent<'p>(&mut self, path: &'p Path) -> Result<(Rc<OwnedFd>, &'p Path)> {
+        let name =
+            path.file_name().ok_or_else(|| Error::new(format!("{} has no file name", path.display())))?;
+        let above = path.parent().unwrap_or(Path::new("/"));
+        let folder = match &self.parent {
+            Some((known, folder)) if known == above => Rc::clone(folder),
+            _ => {
+                let folder = Rc::new(tree::make(self.root()?, above, Kind::Directory)?);
+                self.parent = Some((above.to_owned(), Rc::clone(&folder)));
+                folder
+            }
+        };
+        Ok((folder, Path::new(name)))
+    }
+
+    pub(super) fn node(&mut self, node: &Node) -> Result<()> {
         if node.bind {
             return self.bind_node(node);
         }
-        let (parent, name) = tree::make_parent(self.root()?, &node.path)?;
+        let (parent, name) = self.parent(&node.path)?;
         let make = || fs::mknod_at(parent.as_fd(), name, file_type(node), node.mode, node.major, node.minor);
         match make() {
             Ok(()) => {}
@@ -71,8 +89,8 @@ impl Init<'_> {
         Ok(mount::attach(source.as_fd(), target.as_fd())?)
     }
 
-    pub(super) fn link(&self, target: &Path, path: &Path) -> Result<()> {
-        let (parent, name) = tree::make_parent(self.root()?, path)?;
+    pub(super) fn link(&mut self, target: &Path, path: &Path) -> Result<()> {
+        let (parent, name) = self.parent(path)?;
         match fs::symlink_at(target, parent.as_fd(), name) {
             Err(error) if error.errno() == Errno::EXIST => {}
             other => return Ok(other?),

@@ -16,7 +16,8 @@ pub(crate) use mounts::open_source;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Instant;
 
 use moat_linux::shared::Counters;
@@ -57,6 +58,8 @@ pub(crate) struct Init<'a> {
     pub null: Option<OwnedFd>,
     /// An empty read-only directory, for masks.
     pub empty: Option<OwnedFd>,
+    /// The folder of the last device node or link.
+    pub parent: Option<(PathBuf, Rc<OwnedFd>)>,
     /// The program, once it was found.
     pub program: Option<std::ffi::CString>,
 }
@@ -195,7 +198,7 @@ impl Init<'_> {
             }
             Action::Terminal(terminal) => self.open_terminal(*terminal).context(|| "terminal"),
             Action::NoNewPrivileges
-            | Action::Bounding(_)
+            | Action::Bounding { .. }
             | Action::User { .. }
             | Action::Capabilities(_)
             | Action::WorkingDirectory(_) => process::credentials(action),

@@ -130,9 +130,6 @@ impl Init<'_> {
         for (name, path) in hierarchies {
             let what = || format!("cgroup {}", path.display());
             let shown = mount::clone_tree(CWD, path, false).context(what)?;
-            let set = flags | if read_only { attr::RDONLY } else { 0 };
-            mount::set_attributes(shown.as_fd(), Attributes { set, ..Attributes::default() }, false)
-                .context(what)?;
             fs::mkdir_at(folder.as_fd(), Path::new(name), 0o755)?;
             let place = fs::open_at(folder.as_fd(), Path::new(name), OFlags::PATH | OFlags::DIRECTORY, 0)?;
             mount::attach(shown.as_fd(), place.as_fd()).context(what)?;
@@ -140,11 +137,8 @@ impl Init<'_> {
         for (name, target) in links {
             fs::symlink_at(Path::new(target), folder.as_fd(), Path::new(name))?;
         }
-        if read_only {
-            let attributes = Attributes { set: attr::RDONLY, ..Attributes::default() };
-            mount::set_attributes(folder.as_fd(), attributes, false)?;
-        }
-        Ok(())
+        let set = flags | if read_only { attr::RDONLY } else { 0 };
+        Ok(mount::set_attributes(folder.as_fd(), Attributes { set, ..Attributes::default() }, true)?)
     }
 
     pub(super) fn freeze(&self, path: &Path) -> Result<()> {
@@ -158,16 +152,16 @@ impl Init<'_> {
     pub(super) fn mask(&mut self, path: &Path) -> Result<()> {
         let Some(target) = self.find(path)? else { return Ok(()) };
         let directory = FileType::from_raw_mode(fs::stat(target.as_fd())?.st_mode) == FileType::Directory;
-        let cover = if directory {
-            let empty = match self.empty.take() {
-                Some(empty) => empty,
-                None => empty_directory()?,
-            };
-            let cover = mount::clone_tree(empty.as_fd(), Path::new(""), false);
-            self.empty = Some(empty);
-            cover?
-        } else {
-            mount::clone_tree(self.null()?, Path::new(""), false)?
+        let cover = match (directory, &self.empty) {
+            (false, _) => mount::clone_tree(self.null()?, Path::new(""), false)?,
+            (true, Some(empty)) => mount::clone_tree(empty.as_fd(), Path::new(""), false)?,
+            (true, None) => {
+                // The first mask is the directory itself, for kernels before 6.15 copy only what is attached.
+                let empty = empty_directory()?;
+                mount::attach(empty.as_fd(), target.as_fd())?;
+                self.empty = Some(empty);
+                return Ok(());
+            }
         };
         Ok(mount::attach(cover.as_fd(), target.as_fd())?)
     }

@@ -90,13 +90,9 @@ fn join_keyring(name: &str) -> Result<()> {
 pub(super) fn credentials(action: &Action) -> Result<()> {
     match action {
         Action::NoNewPrivileges => Ok(sys::set_no_new_privileges()?),
-        Action::Bounding(keep) => {
-            for number in 0..capability::NAMES.len() as u32 {
-                if capability::bounding_has(number) && !keep.has(number) {
-                    capability::drop_bounding(number)?;
-                }
-            }
-            Ok(())
+        Action::Bounding { drop, .. } => {
+            let mut numbers = (0..capability::NAMES.len() as u32).filter(|number| drop.has(*number));
+            Ok(numbers.try_for_each(capability::drop_bounding)?)
         }
         Action::User { uid, gid, groups, umask } => {
             capability::keep_over_setuid(true)?;
@@ -141,12 +137,8 @@ fn set_capabilities(sets: Sets) -> Result<()> {
     let within = |set: Set| Set(set.0 & permitted.0);
     capability::clear_ambient()?;
     capability::set(within(sets.effective), within(sets.permitted), within(sets.inheritable))?;
-    for number in 0..capability::NAMES.len() as u32 {
-        if within(sets.ambient).has(number) {
-            capability::raise_ambient(number)?;
-        }
-    }
-    Ok(())
+    let mut ambient = (0..capability::NAMES.len() as u32).filter(|number| within(sets.ambient).has(*number));
+    Ok(ambient.try_for_each(capability::raise_ambient)?)
 }
 
 fn c_string(text: impl AsRef<[u8]>) -> Result<CString> {

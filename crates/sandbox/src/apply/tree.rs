@@ -91,14 +91,6 @@ pub(super) fn make_plain(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     }
 }
 
-/// The directory in which `path` lies, made where it is missing, and the last component of `path`.
-pub(super) fn make_parent<'p>(root: BorrowedFd<'_>, path: &'p Path) -> Result<(OwnedFd, &'p Path)> {
-    let bad = || Error::new(format!("{} has no file name", path.display()));
-    let name = path.file_name().ok_or_else(bad)?;
-    let above = path.parent().unwrap_or(Path::new("/"));
-    Ok((make(root, above, Kind::Directory)?, Path::new(name)))
-}
-
 /// Copies what is below one directory into another: files, directories, links, modes, owners.
 pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     let readable = fs::open_at(from, Path::new("."), OFlags::RDONLY | OFlags::DIRECTORY, 0)?;

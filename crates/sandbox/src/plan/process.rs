@@ -101,7 +101,8 @@ fn credentials(
     if no_new_privileges {
         steps.init(Action::NoNewPrivileges);
     }
-    steps.init(Action::Bounding(sets.bounding));
+    let drop = Set(host.bounding.0 & !sets.bounding.0);
+    steps.init(Action::Bounding { keep: sets.bounding, drop });
     // Before the user changes: the directory may be below one that only root may search.
     steps.init(Action::WorkingDirectory(process.cwd.clone()));
     steps.init(Action::User {
