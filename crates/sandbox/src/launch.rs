@@ -374,14 +374,16 @@ impl Builder<'_, '_> {
         let start = Instant::now();
         let pid = self.pid()?;
         (self.notify)(Event::Building(pid))?;
-        if !self.waits_for_start {
+        let early = !self.waits_for_start && !self.hands_over();
+        if early {
             tell_init(self.socket()?, FromRuntime::Go, &[])?;
         }
         while !matches!(self.hear()?, FromInit::Ready) {}
         (self.notify)(Event::Ready(pid))?;
-        if self.waits_for_start {
+        if !early {
             tell_init(self.socket()?, FromRuntime::Go, &[])?;
-        } else {
+        }
+        if !self.waits_for_start {
             self.await_execution()?;
         }
         let missing = || Error::new("the plan starts no process");
@@ -393,6 +395,15 @@ impl Builder<'_, '_> {
             if self.waits_for_start { "wait until it is built" } else { "wait until the program runs" };
         self.recorder.performed(start, start.elapsed(), || (what.to_owned(), String::new()));
         Ok(Built { pid: process.pid, pidfd, terminal, durations: self.durations, cloned: self.cloned })
+    }
+
+    /// Whether init gives something that others wait for: the program may not run, and end, before they have it.
+    fn hands_over(&self) -> bool {
+        self.order.steps.iter().any(|step| match &step.action {
+            Action::Terminal(_) => true,
+            Action::Seccomp(filter) => filter.notifies,
+            _ => false,
+        })
     }
 
     /// The socket is closed by execve(2).
