@@ -8,15 +8,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use moat_linux::process::{self as sys, Clone3, Forked, namespace};
-use moat_linux::{Errno, credentials, fs, mount, net};
+use moat_linux::{Errno, credentials, mount, net};
 use moat_model::oci::{self, IdMapping};
-use rustix::fs::OFlags;
 
 use crate::apply::{self, Init};
 use crate::cgroup::CgroupState;
 use crate::record::{Recorder, StepTimes, Stop, stop_here};
 use crate::step::{Action, Join, MountIdMapping, Place, Step};
-use crate::sync::{FromInit, FromRuntime, hear_init, tell_init};
+use crate::sync::{FromInit, FromRuntime, hear_init, last_words, tell_init};
 use crate::{Context, Error, Result, cgroup, hook, net_device, seccomp};
 
 /// What the process is built from.
@@ -247,6 +246,10 @@ impl Builder<'_, '_> {
         let listener = loop {
             match sys::take_descriptor(process.pidfd.as_fd(), number) {
                 Err(error) if error.errno() == Errno::BADF => std::thread::sleep(Duration::from_micros(100)),
+                // Init has ended: why, it has said.
+                Err(error) if error.errno() == Errno::SRCH => {
+                    return Err(last_words(self.socket()?).unwrap_or_else(|| error.into()));
+                }
                 other => break other.context(|| "seccomp: take the listener")?,
             }
         };
@@ -366,14 +369,16 @@ impl Builder<'_, '_> {
         let start = Instant::now();
         let pid = self.pid()?;
         (self.notify)(Event::Building(pid))?;
-        if !self.waits_for_start {
+        let early = !self.waits_for_start && !self.hands_over();
+        if early {
             tell_init(self.socket()?, FromRuntime::Go, &[])?;
         }
         while !matches!(self.hear()?, FromInit::Ready) {}
         (self.notify)(Event::Ready(pid))?;
-        if self.waits_for_start {
+        if !early {
             tell_init(self.socket()?, FromRuntime::Go, &[])?;
-        } else {
+        }
+        if !self.waits_for_start {
             self.await_execution()?;
         }
         let missing = || Error::new("the plan starts no process");
@@ -385,6 +390,15 @@ impl Builder<'_, '_> {
             if self.waits_for_start { "wait until it is built" } else { "wait until the program runs" };
         self.recorder.performed(start, start.elapsed(), || (what.to_owned(), String::new()));
         Ok(Built { pid: process.pid, pidfd, terminal, times: self.times })
+    }
+
+    /// Whether init gives something that others wait for: the program may not run, and end, before they have it.
+    fn hands_over(&self) -> bool {
+        self.order.steps.iter().any(|step| match &step.action {
+            Action::Terminal(_) => true,
+            Action::Seccomp(filter) => filter.notifies,
+            _ => false,
+        })
     }
 
     /// The socket is closed by execve(2).
@@ -418,8 +432,7 @@ fn join_pid_namespace(container: &OwnedFd, namespaces: u64) -> Result<bool> {
 fn join_all(joins: &[Join]) -> Result<()> {
     let mut open = Vec::new();
     for join in joins {
-        let what = || format!("linux.namespaces: {}", join.path.display());
-        open.push((fs::open(&join.path, OFlags::RDONLY | OFlags::NONBLOCK).context(what)?, join));
+        open.push((apply::open_namespace(&join.path)?, join));
     }
     let user = open.iter().any(|(_, join)| join.namespace == namespace::USER);
     let mut later = Vec::new();
@@ -450,15 +463,15 @@ fn map_ids(
         let path = format!("/proc/{pid}/setgroups");
         std::fs::write(&path, "deny").context(|| path)?;
     }
-    write_map(pid, "uid_map", uids).context(|| "linux.uidMappings")?;
-    write_map(pid, "gid_map", gids).context(|| "linux.gidMappings")
+    write_map(pid, "uid_map", uids).context(|| "uidMappings")?;
+    write_map(pid, "gid_map", gids).context(|| "gidMappings")
 }
 
 fn write_map(pid: i32, file: &str, maps: &[IdMapping]) -> Result<()> {
     let line = |map: &IdMapping| format!("{} {} {}\n", map.container_id, map.host_id, map.size);
     let text: String = maps.iter().map(line).collect();
-    let path = format!("/proc/{pid}/{file}");
-    std::fs::write(&path, &text).context(|| format!("write {:?} to {path}", text.trim()))
+    std::fs::write(format!("/proc/{pid}/{file}"), &text)
+        .context(|| format!("write {:?} to {file}", text.trim()))
 }
 
 /// newuidmap(1) and newgidmap(1) map the ranges that /etc/subuid and /etc/subgid grant a user.

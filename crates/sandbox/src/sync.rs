@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use moat_linux::net;
+use moat_linux::{Errno, net};
 
 use crate::{Context, Error, Result};
 
@@ -92,10 +92,11 @@ pub(crate) fn tell_runtime(socket: BorrowedFd<'_>, message: &FromInit) -> Result
 pub(crate) fn hear_init(socket: BorrowedFd<'_>) -> Result<FromInit> {
     let mut buffer = [0_u8; MAX_BYTES];
     let (count, mut fds) = match net::receive(socket, &mut buffer) {
-        Ok(received) => received,
-        Err(error) if error.errno() == moat_linux::Errno::CONNRESET => return Ok(FromInit::Closed),
-        Err(error) => return Err(error).context(|| "container init"),
-    };
+        // Init ended before it read what it was told. Told once, the reset makes way for what init said.
+        Err(error) if error.errno() == Errno::CONNRESET => net::receive(socket, &mut buffer),
+        other => other,
+    }
+    .context(|| "container init")?;
     let garbled = || Error::new("container init sent a message that is not one");
     let bytes = buffer.get(..count).unwrap_or_default();
     let Some((tag, body)) = bytes.split_first() else { return Ok(FromInit::Closed) };
@@ -126,8 +127,27 @@ impl FromRuntime {
 }
 
 /// Sends a message of the runtime's.
+///
+/// Errors: the last words of an init that has ended.
 pub(crate) fn tell_init(socket: BorrowedFd<'_>, message: FromRuntime, fds: &[BorrowedFd<'_>]) -> Result<()> {
-    net::send(socket, &[message.tag()], fds).context(|| "container init ended while it was being built")
+    match net::send(socket, &[message.tag()], fds) {
+        Ok(()) => Ok(()),
+        Err(error) => match last_words(socket) {
+            Some(told) => Err(told),
+            None => Err(error).context(|| "container init ended while it was being built"),
+        },
+    }
+}
+
+/// Why init has ended, if it said so.
+pub(crate) fn last_words(socket: BorrowedFd<'_>) -> Option<Error> {
+    loop {
+        match hear_init(socket) {
+            Ok(FromInit::Failed(error)) => return Some(error),
+            Ok(FromInit::Closed) | Err(_) => return None,
+            Ok(_) => {}
+        }
+    }
 }
 
 /// Waits for the message that init expects. An end of file means that the runtime died: init ends too.

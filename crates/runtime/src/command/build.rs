@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use moat_model::id::ContainerId;
 use moat_model::oci::Spec;
-use moat_sandbox::container::{self, CreateOptions};
+use moat_sandbox::container::{self, CreateOptions, Running};
 use moat_sandbox::plan::{self, Plan};
 use moat_sandbox::record::{Recorder, Stop};
 use moat_sandbox::step::Place;
@@ -38,7 +39,7 @@ pub(crate) fn create(session: &Session<'_>, args: &CreateArgs) -> Result<u8> {
         &mut recorder,
     )?;
     running.warnings.iter().for_each(|warning| session.log.warn(warning));
-    foreground::send_pidfd(args.build.pidfd_socket.as_deref(), &running)?;
+    send_pidfd(session, &args.build, &id, &running)?;
     explain(session, &args.build, &recorder);
     Ok(0)
 }
@@ -69,7 +70,7 @@ pub(crate) fn run(session: &Session<'_>, args: &RunArgs) -> Result<u8> {
         &mut recorder,
     )?;
     running.warnings.iter().for_each(|warning| session.log.warn(warning));
-    foreground::send_pidfd(args.build.pidfd_socket.as_deref(), &running)?;
+    send_pidfd(session, &args.build, &id, &running)?;
     explain(session, &args.build, &recorder);
     if args.detach {
         return Ok(0);
@@ -81,6 +82,16 @@ pub(crate) fn run(session: &Session<'_>, args: &RunArgs) -> Result<u8> {
         warnings.iter().for_each(|warning| session.log.warn(warning));
     }
     Ok(code)
+}
+
+/// Who asked for the pidfd and does not get it has no container.
+fn send_pidfd(session: &Session<'_>, args: &Build, id: &ContainerId, running: &Running) -> Result<()> {
+    let sent = foreground::send_pidfd(args.pidfd_socket.as_deref(), running);
+    if sent.is_err() {
+        // The first error is what the caller has to know.
+        let _ = container::delete(&session.store, id, true, &mut Recorder::new(false, None));
+    }
+    sent
 }
 
 fn recorder(session: &Session<'_>, args: &Build) -> Result<Recorder> {

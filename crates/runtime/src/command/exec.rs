@@ -10,8 +10,15 @@ use super::{Session, container_id};
 use crate::cli::ExecArgs;
 use crate::foreground;
 
-#[expect(clippy::print_stderr, reason = "standard output belongs to the process")]
+/// The exit code of an exec that failed by itself, which runc chose outside of what programs end with.
+const FAILED: u8 = 255;
+
 pub(crate) fn exec(session: &Session<'_>, args: &ExecArgs) -> Result<u8> {
+    execute(session, args).map_err(|error| error.with_code(FAILED))
+}
+
+#[expect(clippy::print_stderr, reason = "standard output belongs to the process")]
+fn execute(session: &Session<'_>, args: &ExecArgs) -> Result<u8> {
     let id = container_id(&args.id)?;
     foreground::check_preserved(args.preserve_fds)?;
     let mut process = process(session, args)?;

@@ -140,7 +140,7 @@ fn open_devpts(root: &OwnedFd) -> Result<OwnedFd> {
     const DEVPTS_SUPER_MAGIC: u64 = 0x1cd1;
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     let devpts = fs::open_in_root(root.as_fd(), Path::new("/dev/pts"), flags, 0, Follow::Never)
-        .context(|| "process.terminal needs a devpts mount on /dev/pts")?;
+        .map_err(|_| Error::new("process.terminal needs a devpts mount on /dev/pts"))?;
     if fs::filesystem_magic(devpts.as_fd())? == DEVPTS_SUPER_MAGIC {
         Ok(devpts)
     } else {

@@ -16,11 +16,11 @@ pub(crate) use mounts::open_source;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use moat_linux::{fs, process as sys};
+use moat_linux::{Errno, fs, process as sys};
 use moat_model::oci;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -223,7 +223,7 @@ impl Init<'_> {
         // Group 0 and user 0 of the container: what is made from here on belongs to it. An id that is not
         // mapped stays as it is, and so do the rights that the namespace gives.
         let mapped = |result: moat_linux::Result<()>| match result {
-            Err(error) if error.errno() == moat_linux::Errno::INVAL => Ok(()),
+            Err(error) if error.errno() == Errno::INVAL => Ok(()),
             other => other,
         };
         if drop_groups {
@@ -246,16 +246,23 @@ impl Init<'_> {
             self.socket = None;
             let Some((go, _)) = &self.fifos else { return Err(Error::new("there is no exec FIFO")) };
             let mut byte = [0_u8];
-            while rustix::io::read(go, &mut byte) == Err(rustix::io::Errno::INTR) {}
+            while rustix::io::read(go, &mut byte) == Err(Errno::INTR) {}
         }
         Ok(())
     }
 }
 
 fn join_namespace(join: &crate::step::Join) -> Result<()> {
-    let what = || format!("namespace {}", join.path.display());
-    let file = fs::open(&join.path, OFlags::RDONLY | OFlags::NONBLOCK).context(what)?;
-    join_open(file.as_fd(), join)
+    join_open(open_namespace(&join.path)?.as_fd(), join)
+}
+
+/// Opens the file of a namespace that is to be joined.
+pub(crate) fn open_namespace(path: &Path) -> Result<OwnedFd> {
+    let what = || format!("linux.namespaces: {}", path.display());
+    match fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK) {
+        Err(error) if error.errno() == Errno::NOENT => Err(Error::new(format!("{} does not exist", what()))),
+        other => other.context(what),
+    }
 }
 
 /// Joins the namespace behind a descriptor, and says so where it is none.
@@ -267,8 +274,12 @@ pub(crate) fn join_open(file: BorrowedFd<'_>, join: &crate::step::Join) -> Resul
         return Err(Error::new(format!("linux.namespaces: {path} is not a namespace")));
     }
     sys::join(file, join.namespace).map_err(|error| {
-        if error.errno() == moat_linux::Errno::INVAL {
-            Error::new(format!("linux.namespaces: {path} is not a namespace of kind {kind}: {error}"))
+        if error.errno() == Errno::INVAL && join.namespace == sys::namespace::USER {
+            let text =
+                format!("linux.namespaces: {path} is not another user namespace than the runtime's own");
+            Error::new(text)
+        } else if error.errno() == Errno::INVAL {
+            Error::new(format!("linux.namespaces: {path} is not a namespace of kind {kind}"))
         } else {
             Error::new(format!("linux.namespaces: join {path}: {error}"))
         }

@@ -105,7 +105,8 @@ impl Init<'_> {
         } else {
             tree::make(self.root()?, &step.destination, kind)?
         };
-        mount::attach(mounted.as_fd(), target.as_fd())?;
+        mount::attach(mounted.as_fd(), target.as_fd())
+            .map_err(|error| sort_error(error, target.as_fd(), kind))?;
         if let Some(change) = step.propagation {
             let attributes = Attributes { propagation: change.kind, ..Attributes::default() };
             mount::set_attributes(mounted.as_fd(), attributes, change.recursive)?;
@@ -193,6 +194,16 @@ impl Init<'_> {
             self.null = Some(null);
         }
         self.null.as_ref().map(AsFd::as_fd).ok_or_else(|| Error::new("/dev/null"))
+    }
+}
+
+/// The kernel has one word for all that can be wrong with a mount point.
+fn sort_error(error: moat_linux::Error, target: BorrowedFd<'_>, kind: Kind) -> Error {
+    let found = fs::stat(target).map(|found| FileType::from_raw_mode(found.st_mode) == FileType::Directory);
+    match (kind, found) {
+        (Kind::Directory, Ok(false)) => Error::new("a directory can not be mounted on what is none"),
+        (Kind::File, Ok(true)) => Error::new("what is no directory can not be mounted on one"),
+        _ => error.into(),
     }
 }
 

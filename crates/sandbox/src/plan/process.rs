@@ -65,11 +65,19 @@ pub(super) fn late(
     }
     let groups = groups_allowed(linux, host);
     scheduling(steps, process)?;
-    let filter = linux.seccomp.as_ref().map(seccomp::compile).transpose()?;
+    let filter = system_call_filter(linux)?;
     let hooks = request.spec.hooks.as_ref().map(|hooks| hooks.start_container.clone()).unwrap_or_default();
     let start = if request.wait_for_start { StartSignal::Fifo } else { StartSignal::Runtime };
     let kept = Kept { filter, start, hooks, init: request.init };
     credentials(steps, process, groups, host, kept)
+}
+
+fn system_call_filter(linux: &oci::Linux) -> Result<Option<seccomp::Filter>> {
+    let filter = linux.seccomp.as_ref().map(seccomp::compile).transpose()?;
+    if filter.as_ref().is_some_and(|filter| filter.notifies && filter.listener_path.is_empty()) {
+        return Err(Error::new("linux.seccomp.listenerPath is missing: SCMP_ACT_NOTIFY has nobody to ask"));
+    }
+    Ok(filter)
 }
 
 /// What stands at the end of the credentials.
@@ -371,7 +379,7 @@ pub fn plan_exec(request: &ExecRequest<'_>, host: &Host) -> Result<(Vec<Step>, V
         }));
     }
     scheduling(&mut steps, process)?;
-    let filter = linux.seccomp.as_ref().map(seccomp::compile).transpose()?;
+    let filter = system_call_filter(&linux)?;
     let groups = groups_allowed(&linux, host);
     credentials(
         &mut steps,
