@@ -76,6 +76,13 @@ pub(super) fn check_process(process: &oci::Process) -> Result<()> {
     if !process.cwd.is_absolute() {
         return Err(Error::new(format!("process.cwd {} is not an absolute path", process.cwd.display())));
     }
+    let user = &process.user;
+    let ids = [("uid", user.uid), ("gid", user.gid)].into_iter();
+    let groups = user.additional_gids.iter().map(|gid| ("additionalGids", *gid));
+    if let Some((field, id)) = ids.chain(groups).find(|(_, id)| *id == u32::MAX) {
+        // To the kernel it means "leave it as it is", which is root.
+        return Err(Error::new(format!("process.user.{field} {id} is no id")));
+    }
     let texts = process.args.iter().chain(&process.env);
     if let Some(bad) = texts.into_iter().find(|text| text.contains('\0')) {
         return Err(Error::new(format!("process.args or process.env holds a NUL byte: {bad:?}")));
