@@ -355,6 +355,7 @@ impl Builder<'_, '_> {
                 _ => None,
             },
             root: None,
+            kernel_mounts: Vec::new(),
             null: None,
             empty: None,
             parent: None,

@@ -54,6 +54,9 @@ pub(crate) struct Init<'a> {
     pub stop_after: Option<usize>,
     /// The container's root, once it is there.
     pub root: Option<OwnedFd>,
+    /// Where /proc and /sys were mounted, and the mounts: masks are looked up below these, whatever the
+    /// names lead to by then.
+    pub kernel_mounts: Vec<(PathBuf, OwnedFd)>,
     /// The host's /dev/null.
     pub null: Option<OwnedFd>,
     /// An empty read-only directory, for masks.

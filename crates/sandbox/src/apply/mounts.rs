@@ -1,7 +1,7 @@
 //! Mounts below the container's root, masks and read-only paths.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use moat_linux::fs::{self, Follow};
 use moat_linux::mount::{self, Attributes, FsContext, attr};
@@ -37,7 +37,7 @@ impl Init<'_> {
     }
 
     fn mount_new(
-        &self,
+        &mut self,
         step: &MountStep,
         kind: &str,
         source: &str,
@@ -78,7 +78,12 @@ impl Init<'_> {
             tree::copy(below.as_fd(), mounted.as_fd()).context(|| "copy up")?;
         }
         // proc and sysfs are what masks and sysctls rely on: a link in the image must not divert them.
-        self.attach(step, &mounted, matches!(kind, "proc" | "sysfs"))
+        let of_the_kernel = matches!(kind, "proc" | "sysfs");
+        self.attach(step, &mounted, of_the_kernel)?;
+        if of_the_kernel {
+            self.kernel_mounts.push((Path::new("/").join(&step.destination), mounted));
+        }
+        Ok(())
     }
 
     fn existing(&self, path: &Path) -> Result<Option<OwnedFd>> {
@@ -117,7 +122,7 @@ impl Init<'_> {
     fn mount_cgroups(
         &self,
         step: &MountStep,
-        hierarchies: &[(String, std::path::PathBuf)],
+        hierarchies: &[(String, PathBuf)],
         links: &[(String, String)],
         read_only: bool,
     ) -> Result<()> {
@@ -174,8 +179,19 @@ impl Init<'_> {
         Ok(mount::attach(tree.as_fd(), target.as_fd())?)
     }
 
+    /// What is to be masked or made read-only. Below /proc and /sys it is looked up in the mounts that this
+    /// process has made: who shares the root file system may have put another folder under these names.
     fn find(&self, path: &Path) -> Result<Option<OwnedFd>> {
-        match fs::open_in_root(self.root()?, path, OFlags::PATH, 0, Follow::InRoot) {
+        let climbs = path.components().any(|part| part == Component::ParentDir);
+        let within = |(place, _): &&(PathBuf, OwnedFd)| !climbs && path.starts_with(place);
+        let inside = self.kernel_mounts.iter().rev().find(within);
+        let (root, path) = match inside {
+            Some((place, mount)) => {
+                (mount.as_fd(), Path::new("/").join(path.strip_prefix(place).unwrap_or(path)))
+            }
+            None => (self.root()?, path.to_owned()),
+        };
+        match fs::open_in_root(root, &path, OFlags::PATH, 0, Follow::InRoot) {
             Ok(fd) => Ok(Some(fd)),
             Err(error) if matches!(error.errno(), Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => Ok(None),
             Err(error) => Err(error.into()),
