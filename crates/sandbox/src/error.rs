@@ -25,6 +25,18 @@ impl Error {
         Self { chain: vec![sentence.into()], hint: None, code: 1 }
     }
 
+    /// The beginning and the end of what it says, at most `bytes` of it.
+    pub(crate) fn cut(&self, bytes: usize) -> Self {
+        let text = self.to_string();
+        if text.len() <= bytes {
+            return Self { chain: vec![text], hint: None, code: self.code };
+        }
+        let half = bytes / 2;
+        let (first, last) = (text.floor_char_boundary(half), text.ceil_char_boundary(text.len() - half));
+        let (first, last) = (text.get(..first).unwrap_or_default(), text.get(last..).unwrap_or_default());
+        Self { chain: vec![format!("{first} ... {last}")], hint: None, code: self.code }
+    }
+
     /// Adds what the user can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

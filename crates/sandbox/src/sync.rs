@@ -10,7 +10,7 @@ use moat_linux::{Errno, net};
 
 use crate::{Context, Error, Result};
 
-/// The longest message. An error that does not fit is cut.
+/// The longest message. An error that does not fit is cut: a byte of it takes at most six in a message.
 const MAX_BYTES: usize = 4 << 10;
 
 /// What init tells.
@@ -78,10 +78,9 @@ pub(crate) fn tell_runtime(socket: BorrowedFd<'_>, message: &FromInit) -> Result
         FromInit::Stop => bytes.push(TAG_STOP),
         FromInit::Failed(error) => {
             bytes.push(TAG_FAILED);
-            let body = serde_json::to_vec(error).unwrap_or_default();
-            if body.len() < MAX_BYTES {
-                bytes.extend(body);
-            }
+            let text = |error: &Error| serde_json::to_vec(error).unwrap_or_default();
+            let whole = text(error);
+            bytes.extend(if whole.len() < MAX_BYTES { whole } else { text(&error.cut(MAX_BYTES / 8)) });
         }
         FromInit::Closed => return Ok(()),
     }
