@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::SystemTime;
 
 use moat_sandbox::{Context, Error, Result};
@@ -23,7 +24,7 @@ impl Log {
     /// Opens the file that `--log` names, for appending.
     pub(crate) fn open(global: &Global) -> Result<Self> {
         let open = |path: &std::path::PathBuf| {
-            let opened = OpenOptions::new().append(true).create(true).open(path);
+            let opened = OpenOptions::new().append(true).create(true).mode(0o644).open(path);
             opened.context(|| format!("log file {}", path.display()))
         };
         let file = global.log.as_ref().map(open).transpose()?;

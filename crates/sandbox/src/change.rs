@@ -97,7 +97,7 @@ fn save(folder: &Folder, resources: &Resources) -> Result<()> {
         wrapped = Value::Object(Map::from_iter([(key.to_owned(), wrapped)]));
     }
     merge(&mut config, wrapped);
-    replace(&path, &serde_json::to_vec(&config).map_err(invalid)?)
+    replace(&path, &serde_json::to_vec(&config).map_err(invalid)?, 0o600)
 }
 
 /// Objects are merged; any other value takes the place of the old one.

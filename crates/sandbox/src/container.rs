@@ -227,7 +227,7 @@ fn complete(folder: &Folder, options: &CreateOptions, pid: i32) -> Result<()> {
 }
 
 fn write_pid(path: &Path, pid: i32) -> Result<()> {
-    replace(path, pid.to_string().as_bytes())
+    replace(path, pid.to_string().as_bytes(), 0o644)
 }
 
 /// Both ends are open in init before the folder is out of its reach; it is a reader and a writer of each,

@@ -213,14 +213,14 @@ impl Folder {
     /// Saves the state: whoever reads sees the old one or the new one.
     pub fn save(&self, state: &ContainerState) -> Result<()> {
         let text = serde_json::to_vec(state).map_err(|error| Error::new(error.to_string()))?;
-        replace(&self.path.join("state.json"), &text)
+        replace(&self.path.join("state.json"), &text, 0o600)
     }
 
     /// Writes the state that holds once the container is built, while it is being built.
     pub(crate) fn stage(&self, state: &ContainerState) -> Result<()> {
         let path = self.staged();
         let text = serde_json::to_vec(state).map_err(|error| Error::new(error.to_string()))?;
-        std::fs::write(&path, text).context(|| format!("write {}", path.display()))
+        write_own(&path, &text)
     }
 
     /// Puts the staged state into force.
@@ -236,7 +236,7 @@ impl Folder {
     /// Keeps the configuration beside the state: the bundle may change, the container does not.
     pub fn save_config(&self, text: &[u8]) -> Result<()> {
         let path = self.path.join("config.json");
-        std::fs::write(&path, text).context(|| format!("write {}", path.display()))
+        write_own(&path, text)
     }
 
     /// The saved state; `None` when the runtime was killed before it could save one.
@@ -326,13 +326,29 @@ pub fn process_start(pid: i32) -> Option<u64> {
     if dead { None } else { fields.get(19)?.parse().ok() }
 }
 
-/// Writes a file beside `path` and renames it into place.
-pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
+/// Writes a file that only its owner reads, also if the folder should be open one day.
+fn write_own(path: &Path, content: &[u8]) -> Result<()> {
+    let mut options = OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    opened.and_then(|mut file| file.write_all(content)).context(|| format!("write {}", path.display()))
+}
+
+/// Writes a file beside `path`, with the permissions `mode`, and renames it into place.
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let what = || format!("write {}", path.display());
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}", std::process::id()));
     let temporary = path.with_file_name(name);
-    let written = File::create(&temporary).and_then(|mut file| file.write_all(content));
+    let create = || OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
+    let created = match create() {
+        // Left by a process of the same number that was killed; or a link that somebody who may write to
+        // the folder wants to be followed.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            std::fs::remove_file(&temporary).and_then(|()| create())
+        }
+        other => other,
+    };
+    let written = created.and_then(|mut file| file.write_all(content));
     let renamed = written.and_then(|()| std::fs::rename(&temporary, path));
     if renamed.is_err() {
         let _ = std::fs::remove_file(&temporary);

@@ -127,7 +127,7 @@ fn read_input(args: &Build, wait_for_start: bool) -> Result<Input> {
     let options = CreateOptions {
         bundle,
         console_socket: args.console_socket.clone(),
-        pid_file: args.pid_file.as_deref().map(absolute).transpose()?,
+        pid_file: args.pid_file.as_deref().map(absolute_file).transpose()?,
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
         preserve_fds: args.preserve_fds,
@@ -143,6 +143,11 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     let here = std::path::absolute(path).context(|| path.display().to_string())?;
     // Symbolic links in the bundle's path are followed now, as runc does: state names the true path.
     Ok(here.canonicalize().unwrap_or(here))
+}
+
+/// As [`absolute`], for a file that is made: a symbolic link in its place is replaced, not followed.
+pub(crate) fn absolute_file(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).context(|| path.display().to_string())
 }
 
 #[expect(clippy::print_stdout, reason = "the plan is the answer of --dry-run")]

@@ -5,7 +5,7 @@ use moat_sandbox::container::{self, ExecOptions};
 use moat_sandbox::record::Recorder;
 use moat_sandbox::{Context, Error, Result};
 
-use super::build::absolute;
+use super::build::absolute_file;
 use super::{Session, container_id};
 use crate::cli::ExecArgs;
 use crate::foreground;
@@ -25,7 +25,7 @@ fn execute(session: &Session<'_>, args: &ExecArgs) -> Result<u8> {
     let host = session.host()?;
     let options = ExecOptions {
         console_socket: args.console_socket.clone(),
-        pid_file: args.pid_file.as_deref().map(absolute).transpose()?,
+        pid_file: args.pid_file.as_deref().map(absolute_file).transpose()?,
         preserve_fds: args.preserve_fds,
         ignore_paused: args.ignore_paused,
         cgroup: args.cgroup.clone(),
