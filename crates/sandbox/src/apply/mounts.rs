@@ -70,7 +70,11 @@ impl Init<'_> {
             // A user namespace without a cgroup namespace of its own may not mount the hierarchy anew, but
             // may show what is mounted already.
             Err(error) if kind == "cgroup2" && matches!(error.errno(), Errno::PERM | Errno::BUSY) => {
-                mount::clone_tree(CWD, Path::new("/sys/fs/cgroup"), true)?
+                let shown = mount::clone_tree(CWD, Path::new("/sys/fs/cgroup"), true)?;
+                let restricting = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+                let set = step.attributes.set & restricting;
+                mount::set_attributes(shown.as_fd(), Attributes { set, ..Attributes::default() }, true)?;
+                shown
             }
             Err(error) => return Err(error.into()),
         };
