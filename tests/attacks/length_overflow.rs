@@ -96,8 +96,10 @@ fn a_long_error_is_told() {
     }
 }
 
-/// Lists of the configuration, each with an entry by its number.
-fn lists() -> Vec<(&'static str, fn(usize) -> Value)> {
+/// A list of the configuration and an entry of it by its number.
+type List = (&'static str, fn(usize) -> Value);
+
+fn lists() -> Vec<List> {
     vec![
         ("/linux/namespaces", |_| json!({ "type": "ipc" })),
         (

@@ -180,7 +180,7 @@ fn the_console_of_the_image_is_a_link() {
         bundle.remove_mount("/dev").file("target", "").link(&target, "dev/console");
         match terminal_of(&mut bundle, &runtime) {
             Ok(told) => {
-                assert!(told.contains("/dev/pts/0") || told.contains("console"), "{target:?}: {told}")
+                assert!(told.contains("/dev/pts/0") || told.contains("console"), "{target:?}: {told}");
             }
             Err(why) => assert!(why.contains("terminal"), "{target:?}: {why}"),
         }

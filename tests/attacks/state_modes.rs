@@ -1,8 +1,9 @@
 //! CVE-2021-41091: state that other users of the host can read or change.
 
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use moat_tests::{Bundle, Runtime};
 
@@ -56,7 +57,7 @@ fn a_state_root_that_is_open_does_not_open_the_state() {
         assert!(path.exists(), "{file}");
         let mut other = Command::new("setpriv");
         other.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "cat"]).arg(&path);
-        let output = other.stdin(std::process::Stdio::null()).output().unwrap();
+        let output = other.stdin(Stdio::null()).output().unwrap();
         assert!(!output.status.success() && output.stdout.is_empty(), "{file}: {output:?}");
     }
 }
@@ -76,7 +77,7 @@ fn what_others_may_read_they_may_not_write() {
     }
 }
 
-/// In a folder that others may write to, somebody waits with links under the names that come next.
+/// In a folder that others may write to, somebody waits with a link under the name that comes next.
 #[test]
 fn a_pid_file_does_not_follow_a_link() {
     let runtime = Runtime::new();
@@ -84,20 +85,18 @@ fn a_pid_file_does_not_follow_a_link() {
     std::fs::create_dir(&folder).unwrap();
     let canary = runtime.folder().join("canary");
     std::fs::write(&canary, "canary").unwrap();
-    let latest: u32 = {
-        let child = Command::new("true").spawn().unwrap();
-        child.id()
-    };
-    for next in latest..latest + 5000 {
-        symlink(&canary, folder.join(format!("pid.{next}"))).unwrap();
-    }
-    symlink(&canary, folder.join("pid")).unwrap();
-    let id = runtime.id();
-    let bundle = Bundle::new(&["sleep", "1000000"]);
     let pid_file = folder.join("pid");
+    let bundle = Bundle::new(&["sleep", "1000000"]);
     let flags = ["--pid-file", pid_file.to_str().unwrap()];
-    let output = runtime.build("create", &bundle, &flags, &id).status().unwrap();
-    assert!(output.success());
+    let create = runtime.build("create", &bundle, &flags, &runtime.id());
+    // The runtime will have the number of this shell, which waits for the links to be there.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "read go; exec \"$@\"", "sh"]).arg(create.get_program()).args(create.get_args());
+    let mut shell = shell.stdin(Stdio::piped()).spawn().unwrap();
+    symlink(&canary, folder.join(format!("pid.{}", shell.id()))).unwrap();
+    symlink(&canary, &pid_file).unwrap();
+    shell.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    assert!(shell.wait().unwrap().success());
     assert_eq!(std::fs::read_to_string(&canary).unwrap(), "canary");
     assert!(pid_file.symlink_metadata().unwrap().is_file());
     assert!(std::fs::read_to_string(&pid_file).unwrap().parse::<i32>().is_ok());
