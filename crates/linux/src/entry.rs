@@ -13,6 +13,7 @@ macro_rules! entry {
         #[allow(unsafe_code, reason = "the name is the C library's, and defined once in a program")]
         #[unsafe(no_mangle)]
         pub extern "C" fn main(_count: i32, _arguments: *const *const std::ffi::c_char) -> i32 {
+            $crate::process::populate_memory();
             $crate::process::prepare_signals();
             $main()
         }
