@@ -1,20 +1,23 @@
 //! The runtime's side of building: it performs its own steps and answers init until all is built.
 
-use std::fs::{File, OpenOptions};
+mod ids;
+
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use moat_linux::process::{self as sys, Clone3, Forked, namespace};
-use moat_linux::{Errno, credentials, mount, net};
-use moat_model::oci::{self, IdMapping};
+use moat_linux::{Errno, credentials, net};
+use moat_model::oci;
+
+use ids::{map_ids, map_mount};
 
 use crate::apply::{self, Init};
 use crate::cgroup::CgroupState;
 use crate::record::{Recorder, StepTimes, Stop, stop_here};
-use crate::step::{Action, Join, MountIdMapping, Place, Step};
+use crate::step::{Action, Join, Place, Step};
 use crate::sync::{FromInit, FromRuntime, hear_init, last_words, tell_init};
 use crate::{Context, Error, Result, cgroup, hook, net_device, seccomp};
 
@@ -449,77 +452,10 @@ fn join_all(joins: &[Join]) -> Result<()> {
     later.into_iter().try_for_each(|(file, join)| apply::join_open(file.as_fd(), join))
 }
 
-fn map_ids(
-    pid: i32,
-    uids: &[IdMapping],
-    gids: &[IdMapping],
-    helpers: bool,
-    deny_setgroups: bool,
-) -> Result<()> {
-    if helpers {
-        run_helper("newuidmap", pid, uids)?;
-        return run_helper("newgidmap", pid, gids);
-    }
-    if deny_setgroups {
-        let path = format!("/proc/{pid}/setgroups");
-        std::fs::write(&path, "deny").context(|| path)?;
-    }
-    write_map(pid, "uid_map", uids).context(|| "uidMappings")?;
-    write_map(pid, "gid_map", gids).context(|| "gidMappings")
-}
-
-fn write_map(pid: i32, file: &str, maps: &[IdMapping]) -> Result<()> {
-    let line = |map: &IdMapping| format!("{} {} {}\n", map.container_id, map.host_id, map.size);
-    let text: String = maps.iter().map(line).collect();
-    std::fs::write(format!("/proc/{pid}/{file}"), &text)
-        .context(|| format!("write {:?} to {file}", text.trim()))
-}
-
-/// newuidmap(1) and newgidmap(1) map the ranges that /etc/subuid and /etc/subgid grant a user.
-fn run_helper(program: &str, pid: i32, maps: &[IdMapping]) -> Result<()> {
-    let numbers = maps.iter().flat_map(|map| [map.container_id, map.host_id, map.size]);
-    let output =
-        Command::new(program).arg(pid.to_string()).args(numbers.map(|number| number.to_string())).output();
-    let output = output.map_err(|error| {
-        Error::new(format!("{program}: {error}")).hint(
-            "mapping ranges of ids without root needs the package uidmap (Debian), shadow-utils elsewhere",
-        )
-    })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(Error::new(format!("{program}: {}", said.trim()))
-        .hint("the ranges granted to this user are in /etc/subuid and /etc/subgid"))
-}
-
 /// Sends a terminal's master to the socket that a console(7) reader listens on, with the name as the
 /// message, as runc does.
 fn send_terminal(path: &std::path::Path, master: &OwnedFd) -> Result<()> {
     let what = || format!("console socket {}", path.display());
     let socket = net::connect(path).context(what)?;
     net::send(socket.as_fd(), b"/dev/ptmx", &[master.as_fd()]).context(what)
-}
-
-/// Maps the ids of a detached mount by a user namespace that lives only as long as it takes.
-fn map_mount(tree: &OwnedFd, mapping: &MountIdMapping) -> Result<()> {
-    let (ours, theirs) = net::packet_pair()?;
-    match sys::fork(Clone3 { namespaces: namespace::USER, ..Clone3::default() })? {
-        Forked::Child => {
-            drop(ours);
-            // Lives until it hears that it is no longer needed.
-            let _ = net::receive(theirs.as_fd(), &mut [0]);
-            std::process::exit(0)
-        }
-        Forked::Parent(pid, pidfd) => {
-            drop(theirs);
-            let holder = Building { pid, pidfd, done: false };
-            map_ids(pid, &mapping.uids, &mapping.gids, false, false)?;
-            let namespace = File::open(format!("/proc/{pid}/ns/user"))?;
-            let mapped = mount::set_id_mapping(tree.as_fd(), namespace.as_fd(), mapping.recursive);
-            drop(holder);
-            drop(ours);
-            Ok(mapped?)
-        }
-    }
 }

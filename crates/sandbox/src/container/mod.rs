@@ -1,27 +1,31 @@
 //! The life of a container: create, start, run, execute in it, signal, delete.
 
+mod end;
+mod exec;
+
 use std::borrow::Cow;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use moat_linux::process::{self as sys, namespace};
-use moat_linux::{Errno, fs};
+use moat_linux::{fs, process as sys};
 use moat_model::id::ContainerId;
 use moat_model::oci::{self, Spec};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::Signal;
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::cgroup::Operation;
 use crate::host::Host;
 use crate::launch::{self, Event, Order};
-use crate::plan::{self, ExecRequest, Plan, Request};
+use crate::plan::{self, Plan, Request};
 use crate::record::Recorder;
 use crate::state::{ContainerState, Folder, Status, Store, process_start, replace};
 use crate::{Context, Error, Result, hook};
+
+pub use end::{delete, delete_ended, kill};
+pub use exec::{ExecOptions, exec};
 
 /// What `create` and `run` are asked beside the configuration.
 #[derive(Clone, Debug, Default)]
@@ -42,21 +46,6 @@ pub struct CreateOptions {
     pub init: bool,
     /// Whether the program waits for `start`.
     pub wait_for_start: bool,
-}
-
-/// What `exec` is asked beside the process.
-#[derive(Clone, Debug, Default)]
-pub struct ExecOptions {
-    /// The unix socket that gets the terminal's master.
-    pub console_socket: Option<PathBuf>,
-    /// A file that gets the process's id.
-    pub pid_file: Option<PathBuf>,
-    /// How many descriptors from 3 on the program inherits.
-    pub preserve_fds: u32,
-    /// Whether a frozen container is allowed: the process then waits until it is thawed.
-    pub ignore_paused: bool,
-    /// A cgroup below the container's.
-    pub cgroup: Option<String>,
 }
 
 /// A process that runs, or waits for `start`.
@@ -143,7 +132,7 @@ pub fn create(
             // A group that was refused because it is somebody else's is left alone.
             state.cgroup = state.cgroup.made_by(&made);
             // The first error is what the user has to know; the repair is `delete --force`.
-            let _ = clean(folder, &state, spec);
+            let _ = end::clean(folder, &state, spec);
             Err(error)
         }
     }
@@ -303,234 +292,6 @@ fn read_to_end(file: &mut std::fs::File) -> Result<Vec<u8>> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// Runs a further process in a container.
-pub fn exec(
-    store: &Store,
-    id: &ContainerId,
-    process: &oci::Process,
-    options: &ExecOptions,
-    host: &Host,
-    detached: bool,
-    recorder: &mut Recorder,
-) -> Result<Running> {
-    let (folder, state) = load(store, id)?;
-    match state.status(&folder)? {
-        Status::Running | Status::Created => {}
-        Status::Paused if options.ignore_paused => {}
-        Status::Paused => return Err(Error::new(format!("cannot exec in container {id}: it is paused"))),
-        other => return Err(Error::new(format!("cannot exec in container {id}: it is {}", other.name()))),
-    }
-    check_console(Some(process), options.console_socket.as_deref(), detached)?;
-    let spec = folder.config()?;
-    let container = sys::pidfd(state.pid)?;
-    // The pidfd is of the process that was meant only if that one still lives.
-    if !state.is_alive() {
-        return Err(Error::new(format!("cannot exec in container {id}: it has stopped")));
-    }
-    let namespaces = differing_namespaces(state.pid)?;
-    let (steps, mut warnings) = plan::plan_exec(&ExecRequest { process, spec: &spec, namespaces }, host)?;
-    let group = match &options.cgroup {
-        Some(below) => state.cgroup.below(below)?,
-        None => state.cgroup.around(state.pid)?,
-    };
-    let seccomp = spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref());
-    let order = Order {
-        steps: &steps,
-        cgroup: &group,
-        env: &process.env,
-        preserve_fds: options.preserve_fds,
-        state: state.to_oci(Status::Running),
-        fifos: None,
-        container: Some((container, namespaces)),
-        dumpable: false,
-        console_socket: options.console_socket.clone(),
-        seccomp_agent: seccomp.map(|agent| (agent.listener_path.clone(), agent.listener_metadata.clone())),
-    };
-    let built = launch::build(order, recorder, &mut |event| match (event, options.pid_file.as_deref()) {
-        (Event::Building(pid), Some(path)) => write_pid(path, pid),
-        _ => Ok(()),
-    })?;
-    recorder.add_init(&steps, &built.times);
-    warnings.dedup();
-    Ok(Running { pid: built.pid, pidfd: built.pidfd, terminal: built.terminal, warnings, container: None })
-}
-
-/// The namespaces in which a process differs from this one: only those can and need be joined.
-fn differing_namespaces(pid: i32) -> Result<u64> {
-    use std::os::unix::fs::MetadataExt;
-    const FILES: [(&str, u64); 8] = [
-        ("user", namespace::USER),
-        ("pid", namespace::PID),
-        ("mnt", namespace::MOUNT),
-        ("uts", namespace::UTS),
-        ("ipc", namespace::IPC),
-        ("net", namespace::NETWORK),
-        ("cgroup", namespace::CGROUP),
-        ("time", namespace::TIME),
-    ];
-    let mut differing = 0;
-    for (file, bit) in FILES {
-        let of = |pid: &str| {
-            let path = format!("/proc/{pid}/ns/{file}");
-            match std::fs::metadata(&path) {
-                Ok(found) => Ok(Some((found.dev(), found.ino()))),
-                // A kernel that lacks this kind of namespace.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound && bit == namespace::TIME => {
-                    Ok(None)
-                }
-                Err(error) => Err(error).context(|| path),
-            }
-        };
-        if of(&pid.to_string())? != of("self")? {
-            differing |= bit;
-        }
-    }
-    Ok(differing)
-}
-
-/// Sends a signal to the first process, or with `all` to every process of the container.
-pub fn kill(store: &Store, id: &ContainerId, number: i32, all: bool) -> Result<()> {
-    let (folder, state) = load(store, id)?;
-    let status = state.status(&folder)?;
-    if all {
-        return signal_all(&state, number);
-    }
-    if matches!(status, Status::Stopped | Status::Creating) {
-        return Err(Error::new(format!("cannot kill container {id}: container not running")));
-    }
-    let pidfd = sys::pidfd(state.pid)?;
-    if !state.is_alive() {
-        return Err(Error::new(format!("cannot kill container {id}: container not running")));
-    }
-    sys::signal(pidfd.as_fd(), number).context(|| format!("kill container {id}"))?;
-    if number == Signal::KILL.as_raw() && status == Status::Paused {
-        // A v1 freezer keeps the signal until the group is thawed.
-        state.cgroup.thaw()?;
-    }
-    Ok(())
-}
-
-fn signal_all(state: &ContainerState, number: i32) -> Result<()> {
-    if number == Signal::KILL.as_raw() {
-        return state.cgroup.kill_all();
-    }
-    for pid in state.cgroup.pids()? {
-        match sys::kill(pid, number) {
-            Err(error) if error.errno() != Errno::SRCH => return Err(error.into()),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Deletes a container that has stopped, or with `force` whatever is left of it.
-///
-/// Gives warnings of poststop hooks. With `force` a container that does not exist is no error.
-pub fn delete(store: &Store, id: &ContainerId, force: bool, recorder: &mut Recorder) -> Result<Vec<String>> {
-    let mut folder = match store.open(id) {
-        Err(_) if force => return Ok(Vec::new()),
-        other => other?,
-    };
-    folder.lock()?;
-    let state = match folder.load() {
-        Ok(Some(state)) if state.pid == 0 && force => {
-            return recorder
-                .step("remove what a killed create has left", "", || remove_unfinished(folder, &state));
-        }
-        Ok(Some(state)) => state,
-        Ok(None) if !force => return load(store, id).map(|_| Vec::new()),
-        Err(error) if !force => return Err(error),
-        _ => {
-            recorder.step("remove the state folder", "rm -r STATE/ID", || folder.remove())?;
-            return Ok(Vec::new());
-        }
-    };
-    let status = state.status(&folder)?;
-    if !force && !matches!(status, Status::Stopped | Status::Created) {
-        return Err(Error::new(format!(
-            "cannot delete container {id} that is not stopped: {}",
-            status.name()
-        )));
-    }
-    let hooks = folder.config().ok().and_then(|spec| spec.hooks).unwrap_or_default();
-    remove(folder, &state, status, &hooks, recorder)
-}
-
-/// Deletes a container that [`create`] has just built and whose first process has ended: what `run` does at
-/// its end, without reading again what is known.
-pub fn delete_ended(
-    running: Running,
-    hooks: Option<&oci::Hooks>,
-    recorder: &mut Recorder,
-) -> Result<Vec<String>> {
-    let Some((mut folder, state)) = running.container else { return Ok(Vec::new()) };
-    folder.lock()?;
-    remove(folder, &state, Status::Stopped, &hooks.cloned().unwrap_or_default(), recorder)
-}
-
-fn remove(
-    folder: Folder,
-    state: &ContainerState,
-    status: Status,
-    hooks: &oci::Hooks,
-    recorder: &mut Recorder,
-) -> Result<Vec<String>> {
-    let idle = status == Status::Stopped
-        && recorder.step("remove the cgroup", "rmdir CGROUP", || state.cgroup.remove_idle())?;
-    if !idle {
-        recorder.step("kill what is left", "kill -9 $PID", || end_all(state))?;
-        recorder.step("remove the cgroup", "rmdir CGROUP", || state.cgroup.remove())?;
-    }
-    let warnings = hook::run_lenient("poststop", &hooks.poststop, &state.to_oci(Status::Stopped));
-    recorder.step("remove the state folder", "rm -r STATE/ID", || folder.remove())?;
-    Ok(warnings)
-}
-
-/// Removes what is left of a create that was killed. Init has seen that death and ends by itself. Until all
-/// groups were made nobody knows whether they are the container's own, so those are only removed where
-/// nothing is in them.
-fn remove_unfinished(folder: Folder, state: &ContainerState) -> Result<Vec<String>> {
-    match folder.load_staged() {
-        Some(built) => {
-            end_all(&built)?;
-            built.cgroup.remove()?;
-        }
-        None => state.cgroup.remove_empty()?,
-    }
-    folder.remove()?;
-    Ok(Vec::new())
-}
-
-/// Kills the first process and everything in the cgroup, and waits for the first.
-fn end_all(state: &ContainerState) -> Result<()> {
-    if state.is_alive()
-        && let Ok(pidfd) = sys::pidfd(state.pid)
-        && state.is_alive()
-    {
-        match sys::signal(pidfd.as_fd(), Signal::KILL.as_raw()) {
-            Err(error) if error.errno() != Errno::SRCH => return Err(error.into()),
-            _ => {}
-        }
-        state.cgroup.thaw()?;
-        let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
-        let ended =
-            poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)).map_err(std::io::Error::from)?;
-        if ended == 0 {
-            return Err(Error::new(format!("process {} of container {} does not end", state.pid, state.id)));
-        }
-    }
-    state.cgroup.kill_all()
-}
-
-/// Removes what a failed `create` has made.
-fn clean(folder: Folder, state: &ContainerState, spec: &Spec) -> Result<()> {
-    end_all(state)?;
-    state.cgroup.remove()?;
-    let hooks = spec.hooks.clone().unwrap_or_default();
-    hook::run_lenient("poststop", &hooks.poststop, &state.to_oci(Status::Stopped));
-    folder.remove()
 }
 
 /// Waits until a process has ended: its exit code, 128 plus the signal for one that was killed.
