@@ -167,12 +167,12 @@ fn build(
     } else {
         None
     };
-    let process = spec.process.clone().unwrap_or_default();
+    let env = spec.process.as_ref().map_or(&[][..], |process| &process.env);
     let seccomp = spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref());
     let order = Order {
         steps: &plan.steps,
         cgroup: &plan.cgroup,
-        env: &process.env,
+        env,
         preserve_fds: options.preserve_fds,
         state: state.to_oci(Status::Creating),
         fifos,

@@ -117,11 +117,12 @@ impl Namespaces {
 pub fn plan(request: &Request<'_>, host: &Host) -> Result<Plan> {
     let spec = request.spec;
     check::check(spec)?;
-    let linux = spec.linux.clone().unwrap_or_default();
+    let none = oci::Linux::default();
+    let linux = spec.linux.as_ref().unwrap_or(&none);
     let process =
         spec.process.as_ref().ok_or_else(|| Error::new("process is missing in the configuration"))?;
-    let namespaces = sort_namespaces(&linux)?;
-    check::check_namespaces(spec, &linux, &namespaces, host)?;
+    let namespaces = sort_namespaces(linux)?;
+    check::check_namespaces(spec, linux, &namespaces, host)?;
     let mut steps = Steps::default();
 
     let (group, operations) = cgroup::plan(
@@ -136,12 +137,12 @@ pub fn plan(request: &Request<'_>, host: &Host) -> Result<Plan> {
         |operation: &cgroup::Operation| unified.is_some_and(|mount| operation.path().starts_with(mount));
     let (first, meanwhile): (Vec<_>, Vec<_>) = operations.into_iter().partition(first);
     first.into_iter().for_each(|operation| steps.runtime(Action::Cgroup(operation)));
-    let sources = mounts::prepared_sources(request, &linux, &namespaces, host)?;
+    let sources = mounts::prepared_sources(request, linux, &namespaces, host)?;
     sources.into_iter().for_each(|source| steps.runtime(source));
-    clone_steps(&mut steps, &linux, &namespaces, host);
+    clone_steps(&mut steps, linux, &namespaces, host);
     meanwhile.into_iter().for_each(|operation| steps.runtime(Action::Cgroup(operation)));
     steps.runtime(Action::OpenCgroup);
-    host_steps(&mut steps, &linux, process, &namespaces, host)?;
+    host_steps(&mut steps, linux, process, &namespaces, host)?;
     if let Some(hooks) = &spec.hooks {
         let both = [("prestart", &hooks.prestart), ("createRuntime", &hooks.create_runtime)];
         for (kind, hooks) in both.into_iter().filter(|(_, hooks)| !hooks.is_empty()) {
@@ -150,13 +151,13 @@ pub fn plan(request: &Request<'_>, host: &Host) -> Result<Plan> {
     }
 
     if !namespaces.is_shared(namespace::USER) {
-        let drop_groups = groups_allowed(&linux, host);
+        let drop_groups = groups_allowed(linux, host);
         steps.init(Action::BecomeRoot { drop_groups, wait_for_map: namespaces.is_new(namespace::USER) });
     }
-    enter_steps(&mut steps, spec, &linux, &namespaces);
+    enter_steps(&mut steps, spec, linux, &namespaces);
     process::early(&mut steps, request, process, host)?;
-    mounts::root(&mut steps, request, &linux, &namespaces, &group, host)?;
-    process::late(&mut steps, request, process, &linux, host)?;
+    mounts::root(&mut steps, request, linux, &namespaces, &group, host)?;
+    process::late(&mut steps, request, process, linux, host)?;
     Ok(Plan {
         steps: steps.list,
         cgroup: group,

@@ -222,8 +222,7 @@ pub(super) fn root(
                 || mount.options.iter().any(|option| option == "bind" || option == "rbind"))
     });
     devices(steps, linux, namespaces, host, host_dev)?;
-    if spec.process.as_ref().is_some_and(|process| process.terminal) {
-        let process = spec.process.clone().unwrap_or_default();
+    if let Some(process) = spec.process.as_ref().filter(|process| process.terminal) {
         steps.init(Action::Terminal(Terminal {
             size: process.console_size,
             console: !host_dev,

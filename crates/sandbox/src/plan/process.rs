@@ -344,7 +344,8 @@ pub struct ExecRequest<'a> {
 pub fn plan_exec(request: &ExecRequest<'_>, host: &Host) -> Result<(Vec<Step>, Vec<String>)> {
     let process = request.process;
     check::check_process(process)?;
-    let linux = request.spec.linux.clone().unwrap_or_default();
+    let none = oci::Linux::default();
+    let linux = request.spec.linux.as_ref().unwrap_or(&none);
     let mut steps = Steps::default();
     steps.runtime(Action::Clone { namespaces: 0, joins: Vec::new() });
     steps.runtime(Action::OpenCgroup);
@@ -369,7 +370,7 @@ pub fn plan_exec(request: &ExecRequest<'_>, host: &Host) -> Result<(Vec<Step>, V
         steps.init(Action::JoinContainer { namespaces: joined });
     }
     if request.namespaces & namespace::USER != 0 {
-        steps.init(Action::BecomeRoot { drop_groups: groups_allowed(&linux, host), wait_for_map: false });
+        steps.init(Action::BecomeRoot { drop_groups: groups_allowed(linux, host), wait_for_map: false });
     }
     if process.terminal {
         steps.init(Action::Terminal(Terminal {
@@ -379,8 +380,8 @@ pub fn plan_exec(request: &ExecRequest<'_>, host: &Host) -> Result<(Vec<Step>, V
         }));
     }
     scheduling(&mut steps, process)?;
-    let filter = system_call_filter(&linux)?;
-    let groups = groups_allowed(&linux, host);
+    let filter = system_call_filter(linux)?;
+    let groups = groups_allowed(linux, host);
     credentials(
         &mut steps,
         process,
