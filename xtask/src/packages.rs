@@ -50,6 +50,8 @@ pub(crate) const TESTS: &[Package] = &[
     package("iproute2", "ip: shows and makes network devices in tests"),
     package("e2fsprogs", "mke2fs: file systems on scratch disks"),
     package("python3", "small servers in tests, such as a seccomp agent"),
+    package("python3-seccomp", "libseccomp, whose decisions ours are held against"),
+    package("procps", "ps: lists the processes of a container"),
 ];
 
 /// Installs what is missing; does nothing, and asks no server, when all is there.

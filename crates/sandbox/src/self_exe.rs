@@ -34,7 +34,7 @@ pub fn protect() -> Result<()> {
     }
     let view = match read_only_view() {
         Ok(view) => {
-            if image::move_to(fs::reopen(view.as_fd(), OFlags::RDONLY)?.as_fd()).is_ok() && is_protected()? {
+            if image::move_to(fs::reopen(view.as_fd(), OFlags::RDONLY)?.as_fd()).is_ok() {
                 return Ok(());
             }
             view
