@@ -4,51 +4,16 @@
 mod checks;
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use checks::{MIB, group, stats};
-use moat_tests::{Bundle, Runtime};
+use moat_tests::{Bundle, Runtime, in_lab, run_in_lab};
 use serde_json::json;
-
-/// Set by the lab for what runs in it.
-const INSIDE: &str = "MOAT_LAB";
 
 #[test]
 fn limits_hold_on_cgroup_v2() {
-    if std::env::var_os(INSIDE).is_some() {
-        return inside();
-    }
-    let own = std::env::current_exe().unwrap();
-    let busybox =
-        ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from).into_iter().find(|file| file.exists());
-    let busybox = busybox.expect("busybox is not installed: it is the package busybox-static");
-    let mut lab = xtask();
-    lab.arg("lab");
-    let runtime = moat_tests::program();
-    for file in [&own, &runtime, &busybox] {
-        lab.arg("--copy").arg(file);
-    }
-    let copy = |file: &Path| Path::new("/tmp/lab").join(file.file_name().unwrap());
-    // busybox from memory, not from the machine's disk.
-    let path = format!("/tmp/lab:{}", std::env::var("PATH").unwrap_or_default());
-    lab.env("MOAT_RUNTIME", copy(&runtime)).env("PATH", path).arg("--").arg(copy(&own));
-    lab.args(["--exact", "limits_hold_on_cgroup_v2", "--nocapture", "--test-threads=1"]);
-    let status = lab.status().unwrap_or_else(|error| panic!("{lab:?}: {error}"));
-    assert!(status.success(), "{lab:?}: {status}");
-}
-
-/// The project's tools: built already where `cargo xtask test` runs the tests, else by cargo.
-fn xtask() -> Command {
-    match std::env::var_os("MOAT_XTASK") {
-        Some(program) => Command::new(program),
-        None => {
-            let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-            cargo.arg("xtask").current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
-            cargo
-        }
-    }
+    if in_lab() { inside() } else { run_in_lab("limits_hold_on_cgroup_v2") }
 }
 
 /// All checks in one boot.

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use moat_tests::{program, wait_until};
+use moat_tests::{in_lab, program, run_in_lab, wait_until};
 use serde_json::Value;
 
 use super::{Output, Place, in_terminal, output};
@@ -66,6 +66,22 @@ impl Drop for Podman {
         let removed = self.call(&["rm", "--all", "--force", "--time", "0"]);
         assert!(removed.code == 0 || std::thread::panicking(), "{removed:?}");
     }
+}
+
+/// The limit reaches the kernel, and who goes beyond it is killed: on this machine, and below on cgroup v2.
+#[test]
+fn memory_limit() {
+    let podman = Podman::new();
+    let limit = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; true";
+    assert_eq!(podman.run(&["--memory", "20m"], &["sh", "-c", limit]).success(), "20971520\n");
+    // What is no line is kept in memory until it ends.
+    let greedy = podman.run(&["--memory", "20m", "--memory-swap", "20m"], &["sh", "-c", "tail < /dev/zero"]);
+    assert_eq!(greedy.code, 137, "{greedy:?}");
+}
+
+#[test]
+fn memory_limit_on_cgroup_v2() {
+    if in_lab() { memory_limit() } else { run_in_lab("podman::memory_limit_on_cgroup_v2") }
 }
 
 #[test]

@@ -12,11 +12,13 @@
 )]
 
 mod bundle;
+mod lab;
 mod leftovers;
 mod runtime;
 mod terminal;
 
 pub use bundle::{Bundle, default_config};
+pub use lab::{in_lab, run_in_lab};
 pub use leftovers::leftovers;
 pub use runtime::{Container, Output, Runtime, program};
 pub use terminal::{ConsoleSocket, Pty, read_master};
