@@ -2,7 +2,7 @@
 //! which the kernel runs on the host. The files are opened for writing and not written: where a mitigation is
 //! missing, the groups may be those of others.
 
-use moat_tests::{Bundle, Output, Runtime};
+use moat_tests::{Bundle, Output, Runtime, in_lab, run_in_lab};
 use serde_json::json;
 
 fn run(script: &str) -> Output {
@@ -114,4 +114,20 @@ fn what_is_shown_to_a_user_namespace_is_read_only() {
     let mounts: Vec<&str> = output.success().lines().collect();
     assert!(!mounts.is_empty(), "{output:?}");
     assert!(mounts.iter().all(|options| options.starts_with("ro,")), "{mounts:#?}");
+}
+
+/// All of the above in the lab, whose kernel has cgroup v2 alone.
+#[test]
+fn all_of_this_on_cgroup_v2() {
+    if !in_lab() {
+        return run_in_lab("cgroup_write::all_of_this_on_cgroup_v2");
+    }
+    every_cgroup_mount_is_read_only();
+    nothing_below_can_be_written();
+    no_release_agent_is_in_sight();
+    the_groups_of_others_are_out_of_sight();
+    mounting_a_hierarchy_is_refused();
+    exec_finds_the_same();
+    without_a_namespace_it_is_the_same();
+    what_is_shown_to_a_user_namespace_is_read_only();
 }
