@@ -28,6 +28,7 @@ use rustix::fs::OFlags;
 use crate::cgroup::Tasks;
 use crate::hook;
 use crate::record::StepTimes;
+use crate::state::Status;
 use crate::step::{Action, Place, StartSignal, Step};
 use crate::sync::{FromInit, FromRuntime, hear_runtime, tell_runtime};
 use crate::{Context, Error, Result};
@@ -155,7 +156,15 @@ impl Init<'_> {
                 Some(container) => Ok(sys::join(container.as_fd(), *namespaces)?),
                 None => Err(Error::new("there is no container to join")),
             },
-            Action::Hooks { kind, hooks } => hook::run(kind, hooks, &self.state),
+            Action::Hooks { kind, hooks } => {
+                // As the hook itself sees it, which runs beside init.
+                self.state.pid = rustix::process::getpid().as_raw_nonzero().get();
+                if *kind == "startContainer" {
+                    // All is built by then, and `start` was called.
+                    Status::Created.name().clone_into(&mut self.state.status);
+                }
+                hook::run(kind, hooks, &self.state)
+            }
             Action::AwaitHooks => {
                 self.tell(&FromInit::AwaitHooks)?;
                 self.hear(FromRuntime::HooksDone).map(drop)

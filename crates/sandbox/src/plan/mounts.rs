@@ -212,7 +212,9 @@ pub(super) fn root(
     };
     // The host's mounts may come in, but none of the container's may go out unless it is asked for.
     let slave = Propagation { kind: moat_linux::mount::propagation::SLAVE, recursive: true };
-    steps.init(Action::RootPropagation(wanted.unwrap_or(slave)));
+    // What is unbindable could not be bound as the root: it becomes so at the end.
+    let first = wanted.filter(|change| change.kind != moat_linux::mount::propagation::UNBINDABLE);
+    steps.init(Action::RootPropagation(first.unwrap_or(slave)));
     let private_parent = wanted.is_some_and(|change| change.kind == moat_linux::mount::propagation::SHARED);
     steps.init(Action::BindRoot { path, private_parent });
     mounts(steps, request, linux, namespaces, group, host)?;
