@@ -141,8 +141,9 @@ pub fn plan(request: &Request<'_>, host: &Host) -> Result<Plan> {
     sources.into_iter().for_each(|source| steps.runtime(source));
     clone_steps(&mut steps, linux, &namespaces, host);
     meanwhile.into_iter().for_each(|operation| steps.runtime(Action::Cgroup(operation)));
-    steps.runtime(Action::OpenCgroup);
+    // Before init goes on to another user, whose limits only CAP_SYS_RESOURCE could set.
     host_steps(&mut steps, linux, process, &namespaces, host)?;
+    steps.runtime(Action::OpenCgroup);
     if let Some(hooks) = &spec.hooks {
         let both = [("prestart", &hooks.prestart), ("createRuntime", &hooks.create_runtime)];
         for (kind, hooks) in both.into_iter().filter(|(_, hooks)| !hooks.is_empty()) {

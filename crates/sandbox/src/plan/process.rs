@@ -348,11 +348,11 @@ pub fn plan_exec(request: &ExecRequest<'_>, host: &Host) -> Result<(Vec<Step>, V
     let linux = request.spec.linux.as_ref().unwrap_or(&none);
     let mut steps = Steps::default();
     steps.runtime(Action::Clone { namespaces: 0, joins: Vec::new() });
-    steps.runtime(Action::OpenCgroup);
     limits(&mut steps, process)?;
     if let Some(value) = process.oom_score_adj {
         steps.runtime(Action::OomScoreAdjust { value, best_effort: host.rootless() });
     }
+    steps.runtime(Action::OpenCgroup);
     let affinity = process.exec_cpu_affinity.clone().unwrap_or_default();
     if let Some(list) = &affinity.initial {
         steps.init(Action::Affinity(parse_list(list, "process.execCPUAffinity.initial")?));
