@@ -5,3 +5,4 @@
 
 pub mod id;
 pub mod oci;
+pub mod workload;
