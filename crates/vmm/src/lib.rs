@@ -1,0 +1,8 @@
+//! A virtual machine monitor on KVM: the parts of which the program `moat-vmm` is made.
+//!
+//! Devices are machines without threads, descriptors or KVM in them; one event loop owns those.
+
+mod error;
+pub mod memory;
+
+pub use error::{Context, Error, Result};

@@ -1,0 +1,3 @@
+//! `moat-vmm`: one microVM, in one process.
+
+fn main() {}
