@@ -4,5 +4,6 @@
 //! above work with values that can be trusted in form.
 
 pub mod id;
+pub mod network;
 pub mod oci;
 pub mod workload;
