@@ -17,6 +17,7 @@ pub mod fs;
 pub mod image;
 pub mod mount;
 pub mod net;
+pub mod netlink;
 pub mod process;
 pub mod sched;
 pub mod seccomp;

@@ -22,16 +22,6 @@ pub fn packet_pair() -> Result<(OwnedFd, OwnedFd)> {
     )
 }
 
-/// A socket of NETLINK_ROUTE, rtnetlink(7), in the network namespace of this thread.
-pub fn route_socket() -> Result<OwnedFd> {
-    // The protocol of routes is the family's first, which `None` stands for.
-    named(
-        rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None),
-        "socket",
-        || "AF_NETLINK, SOCK_RAW, NETLINK_ROUTE".to_owned(),
-    )
-}
-
 /// Connects to a stream socket at `path`.
 pub fn connect(path: &Path) -> Result<OwnedFd> {
     let text = || path.display().to_string();

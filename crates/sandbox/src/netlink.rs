@@ -3,13 +3,9 @@
 //! The attributes of links are read one by one: decoding whole link messages would bring every kind of
 //! device there is into the program.
 
-use std::os::fd::{AsFd, OwnedFd};
-
-use moat_linux::{Errno, net};
+use moat_linux::netlink::{Socket, flag};
 use netlink_packet_core::{
-    DecodeError, DefaultNla, DoneBuffer, Emitable, ErrorBuffer, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP,
-    NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader,
-    NlasIterator, Parseable, parse_string, parse_u32,
+    DecodeError, DefaultNla, Emitable, NlasIterator, Parseable, parse_string, parse_u32,
 };
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkFlags, LinkHeader};
@@ -26,15 +22,9 @@ pub(crate) const IFLA_MTU: u16 = 4;
 pub(crate) const IFLA_NET_NS_FD: u16 = 28;
 
 const LINK_HEADER_BYTES: usize = 16;
-const HEADER_BYTES: usize = 16;
-/// The kernel fills no more than this with one part of a listing.
-const PART_BYTES: usize = 32 << 10;
 
 /// The socket; it stays in the network namespace in which it was opened.
-pub(crate) struct Route {
-    socket: OwnedFd,
-    sequence: u32,
-}
+pub(crate) struct Route(Socket);
 
 /// A network device.
 #[derive(Debug)]
@@ -48,20 +38,20 @@ pub(crate) struct Link {
 impl Route {
     /// Opens a socket in the network namespace that this process is in.
     pub(crate) fn open() -> Result<Self> {
-        Ok(Self { socket: net::route_socket()?, sequence: 0 })
+        Ok(Self(Socket::route()?))
     }
 
     /// All devices.
     pub(crate) fn links(&mut self) -> Result<Vec<Link>> {
         let request = emitted(&LinkHeader::default());
-        let answers = self.list((RTM_GETLINK, RTM_NEWLINK), &request, "RTM_GETLINK")?;
+        let answers = self.0.list(RTM_GETLINK, RTM_NEWLINK, &request, "RTM_GETLINK")?;
         answers.iter().map(|answer| link(answer).map_err(undecodable)).collect()
     }
 
     /// All addresses of a device.
     pub(crate) fn addresses(&mut self, index: u32) -> Result<Vec<AddressMessage>> {
         let request = emitted(&AddressMessage::default());
-        let answers = self.list((RTM_GETADDR, RTM_NEWADDR), &request, "RTM_GETADDR")?;
+        let answers = self.0.list(RTM_GETADDR, RTM_NEWADDR, &request, "RTM_GETADDR")?;
         let mut found = Vec::new();
         for answer in &answers {
             let address = AddressMessage::parse(answer.as_slice()).map_err(undecodable)?;
@@ -79,92 +69,22 @@ impl Route {
     ) -> Result<()> {
         let mut request = emitted(header);
         request.extend(emitted(&attributes));
-        self.exchange(RTM_NEWLINK, NLM_F_ACK, &request, &format!("RTM_NEWLINK, {what}")).map(drop)
+        self.0.exchange(RTM_NEWLINK, flag::ACK, &request, &format!("RTM_NEWLINK, {what}"))?;
+        Ok(())
     }
 
     /// Gives a device an address.
     pub(crate) fn add_address(&mut self, address: &AddressMessage, what: &str) -> Result<()> {
-        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
-        self.exchange(RTM_NEWADDR, flags, &emitted(address), &format!("RTM_NEWADDR, {what}")).map(drop)
+        let flags = flag::ACK | flag::CREATE | flag::EXCL;
+        self.0.exchange(RTM_NEWADDR, flags, &emitted(address), &format!("RTM_NEWADDR, {what}"))?;
+        Ok(())
     }
-
-    /// A listing, anew when something changed while it was made.
-    fn list(&mut self, (ask, answer): (u16, u16), request: &[u8], what: &str) -> Result<Vec<Vec<u8>>> {
-        loop {
-            let answers = self.exchange(ask, NLM_F_DUMP, request, what)?;
-            if answers.iter().all(|one| one.flags & NLM_F_DUMP_INTR == 0) {
-                return Ok(answers
-                    .into_iter()
-                    .filter(|one| one.kind == answer)
-                    .map(|one| one.payload)
-                    .collect());
-            }
-        }
-    }
-
-    /// Sends a request, and gives the answers when the last one has come.
-    fn exchange(&mut self, kind: u16, flags: u16, payload: &[u8], what: &str) -> Result<Vec<Answer>> {
-        self.sequence += 1;
-        let mut header = NetlinkHeader::default();
-        header.length = (HEADER_BYTES + payload.len()) as u32;
-        header.message_type = kind;
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        let mut request = emitted(&header);
-        request.extend(payload);
-        net::send(self.socket.as_fd(), &request, &[])?;
-        let mut answers = Vec::new();
-        let mut part = vec![0; PART_BYTES];
-        loop {
-            let (count, _) = net::receive(self.socket.as_fd(), &mut part)?;
-            let mut rest = part.get(..count).unwrap_or_default();
-            while !rest.is_empty() {
-                let message = NetlinkBuffer::new_checked(rest).map_err(undecodable)?;
-                let aligned = (message.length() as usize).next_multiple_of(4);
-                rest = rest.get(aligned..).unwrap_or_default();
-                if message.sequence_number() != self.sequence {
-                    continue;
-                }
-                let payload = message.payload();
-                match message.message_type() {
-                    NLMSG_ERROR => {
-                        let told = ErrorBuffer::new_checked(payload).map_err(undecodable)?;
-                        return refused(told.code().map_or(0, i32::from), what).map(|()| answers);
-                    }
-                    NLMSG_DONE => {
-                        let told = DoneBuffer::new_checked(payload).map_err(undecodable)?;
-                        return refused(told.code(), what).map(|()| answers);
-                    }
-                    kind => {
-                        answers.push(Answer { kind, flags: message.flags(), payload: payload.to_vec() });
-                    }
-                }
-            }
-        }
-    }
-}
-
-struct Answer {
-    kind: u16,
-    flags: u16,
-    payload: Vec<u8>,
 }
 
 fn emitted(value: &impl Emitable) -> Vec<u8> {
     let mut bytes = vec![0; value.buffer_len()];
     value.emit(&mut bytes);
     bytes
-}
-
-/// An error number as the kernel tells it: negative, 0 for none.
-fn refused(code: i32, what: &str) -> Result<()> {
-    match code {
-        0 => Ok(()),
-        code => {
-            let errno = Errno::from_raw_os_error(code.saturating_neg());
-            Err(moat_linux::Error::new("rtnetlink", what, errno).into())
-        }
-    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature that map_err calls")]
