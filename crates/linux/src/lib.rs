@@ -15,6 +15,7 @@ mod entry;
 mod error;
 pub mod fs;
 pub mod image;
+pub mod iov;
 pub mod mount;
 pub mod net;
 pub mod netlink;

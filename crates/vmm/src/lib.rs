@@ -2,7 +2,10 @@
 //!
 //! Devices are machines without threads, descriptors or KVM in them; one event loop owns those.
 
+pub mod device;
 mod error;
 pub mod memory;
+pub mod rate_limit;
+pub mod virtio;
 
 pub use error::{Context, Error, Result};

@@ -1,0 +1,69 @@
+//! What a device sees of its driver during a call.
+
+use super::chain::Chain;
+use super::queue::Queue;
+use super::{Cause, Fault, Interrupt, Memory};
+
+/// The driver's queues, its memory and the way to interrupt it.
+pub struct Io<'a> {
+    pub(super) memory: &'a Memory,
+    pub(super) queues: &'a mut [Queue],
+    pub(super) features: u64,
+    pub(super) interrupt: &'a dyn Interrupt,
+    pub(super) generation: &'a mut u32,
+}
+
+impl<'a> Io<'a> {
+    /// The guest's memory.
+    pub fn memory(&self) -> &'a Memory {
+        self.memory
+    }
+
+    /// Whether these features were negotiated.
+    pub fn has(&self, features: u64) -> bool {
+        self.features & features == features
+    }
+
+    /// Whether the driver uses this queue.
+    pub fn is_ready(&self, queue: u16) -> bool {
+        self.queues.get(usize::from(queue)).is_some_and(Queue::is_ready)
+    }
+
+    /// Takes the next chain of a queue; none of one that the driver does not use.
+    pub fn pop(&mut self, queue: u16) -> Result<Option<Chain>, Fault> {
+        match self.queues.get_mut(usize::from(queue)) {
+            Some(queue) => queue.pop(self.memory),
+            None => Ok(None),
+        }
+    }
+
+    /// Puts the chain that was taken last back into its queue.
+    pub fn unpop(&mut self, queue: u16) {
+        if let Some(queue) = self.queues.get_mut(usize::from(queue)) {
+            queue.unpop();
+        }
+    }
+
+    /// Returns a chain, of which the device has written `written` bytes.
+    pub fn complete(&mut self, queue: u16, head: u16, written: u32) -> Result<(), Fault> {
+        match self.queues.get_mut(usize::from(queue)) {
+            Some(queue) => queue.push(self.memory, head, written),
+            None => Ok(()),
+        }
+    }
+
+    /// Interrupts the driver if it wants to hear of what was returned to this queue.
+    pub fn signal(&mut self, queue: u16) -> Result<(), Fault> {
+        let Some(live) = self.queues.get_mut(usize::from(queue)) else { return Ok(()) };
+        if live.wants_interrupt(self.memory)? {
+            self.interrupt.signal(Cause::Queue(queue));
+        }
+        Ok(())
+    }
+
+    /// Tells the driver that the configuration space reads otherwise now.
+    pub fn config_changed(&mut self) {
+        *self.generation = self.generation.wrapping_add(1);
+        self.interrupt.signal(Cause::Config);
+    }
+}

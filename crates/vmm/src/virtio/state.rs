@@ -1,0 +1,25 @@
+//! What devices save.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::DeviceType;
+use super::rng::RngState;
+
+/// The state of a device of any type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceState {
+    /// Of an entropy source.
+    Rng(RngState),
+}
+
+/// Why a saved state can not be taken.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StateError {
+    /// The snapshot has another device in this place.
+    #[error("the saved state is not one of a {0:?} device")]
+    Type(DeviceType),
+    /// The snapshot was made with other options.
+    #[error("the saved device does not fit: {0}")]
+    Mismatch(&'static str),
+}
