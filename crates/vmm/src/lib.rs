@@ -2,6 +2,7 @@
 //!
 //! Devices are machines without threads, descriptors or KVM in them; one event loop owns those.
 
+pub mod backend;
 pub mod device;
 mod error;
 pub mod memory;

@@ -1,7 +1,7 @@
 //! A token bucket: so many bytes and so many operations per second, with a burst on top.
 //!
-//! A budget may go into debt by one operation, so that one larger than the burst is late, not lost. Time
-//! comes from outside; there is no clock and no timer here.
+//! One operation larger than the burst passes when the bucket is full and leaves a debt. Time comes from
+//! outside; there is no clock and no timer here.
 
 use std::time::{Duration, Instant};
 
@@ -63,19 +63,24 @@ impl Bucket {
         }
     }
 
-    fn ready_at(&self, now: Instant) -> Option<Instant> {
-        if self.left_milli > 0 {
+    /// When `tokens` will be there, or as many as ever are; `None` if that is now.
+    fn ready_at(&self, now: Instant, tokens: u64) -> Option<Instant> {
+        let needed = milli(tokens).min(self.burst_milli);
+        if self.left_milli >= needed {
             return None;
         }
-        let missing = u128::from(self.left_milli.unsigned_abs()) + 1;
+        let missing = u128::from(needed.abs_diff(self.left_milli));
         let wait_us = (missing * 1000).div_ceil(u128::from(self.per_s));
         Some(now + Duration::from_micros(wait_us.min(LONGEST.as_micros()) as u64))
     }
 
     fn spend(&mut self, tokens: u64) {
-        let tokens = i64::try_from(tokens.saturating_mul(1000)).unwrap_or(i64::MAX);
-        self.left_milli = self.left_milli.saturating_sub(tokens);
+        self.left_milli = self.left_milli.saturating_sub(milli(tokens));
     }
+}
+
+fn milli(tokens: u64) -> i64 {
+    i64::try_from(tokens.saturating_mul(1000)).unwrap_or(i64::MAX)
 }
 
 /// A limit that is live.
@@ -104,9 +109,11 @@ impl RateLimit {
     /// Pays for one operation of `bytes`, or says no and remembers when to ask again.
     pub fn take(&mut self, now: Instant, bytes: u64) -> bool {
         let mut at: Option<Instant> = None;
-        for bucket in [&mut self.bytes, &mut self.operations].into_iter().flatten() {
-            bucket.fill(now);
-            at = at.max(bucket.ready_at(now));
+        for (bucket, tokens) in [(&mut self.bytes, bytes), (&mut self.operations, 1)] {
+            if let Some(bucket) = bucket {
+                bucket.fill(now);
+                at = at.max(bucket.ready_at(now, tokens));
+            }
         }
         self.wake_at = at;
         if at.is_some() {
@@ -139,7 +146,7 @@ impl RateLimit {
 
     /// Takes what was left; never more than the burst.
     pub fn restore(&mut self, state: &RateLimitState) {
-        let mut set = |bucket: &mut Option<Bucket>, left: i64| {
+        let set = |bucket: &mut Option<Bucket>, left: i64| {
             if let Some(bucket) = bucket {
                 bucket.left_milli = left.clamp(-DEEPEST_MILLI, bucket.burst_milli);
             }

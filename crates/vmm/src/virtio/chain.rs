@@ -228,7 +228,11 @@ impl<'a> Cursor<'a> {
     }
 
     /// Moves up to `length` bytes through `with`, which gets each piece and its place.
-    fn each(&mut self, length: usize, mut with: impl FnMut(VolatileSlice<'a>, usize)) -> Result<usize, Fault> {
+    fn each(
+        &mut self,
+        length: usize,
+        mut with: impl FnMut(VolatileSlice<'a>, usize),
+    ) -> Result<usize, Fault> {
         let length = length.min(self.remaining);
         let mut done = 0;
         while done < length {

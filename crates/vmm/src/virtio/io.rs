@@ -19,6 +19,11 @@ impl<'a> Io<'a> {
         self.memory
     }
 
+    /// What was negotiated.
+    pub fn features(&self) -> u64 {
+        self.features
+    }
+
     /// Whether these features were negotiated.
     pub fn has(&self, features: u64) -> bool {
         self.features & features == features

@@ -83,7 +83,17 @@ impl<D: VirtioDevice> Lifecycle<D> {
     /// A device after reset.
     pub fn new(device: D, memory: Memory, interrupt: Arc<dyn Interrupt>) -> Self {
         let queues = fresh(device.queue_sizes());
-        Self { device, memory, interrupt, status: 0, features: 0, generation: 0, queues, fault: None, faults: 0 }
+        Self {
+            device,
+            memory,
+            interrupt,
+            status: 0,
+            features: 0,
+            generation: 0,
+            queues,
+            fault: None,
+            faults: 0,
+        }
     }
 
     /// The device, for what concerns neither its driver nor the transport.

@@ -17,6 +17,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryMmap;
 
+pub mod block;
 pub mod chain;
 mod fault;
 mod io;

@@ -4,11 +4,14 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::DeviceType;
+use super::block::BlockState;
 use super::rng::RngState;
 
 /// The state of a device of any type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceState {
+    /// Of a disk.
+    Block(BlockState),
     /// Of an entropy source.
     Rng(RngState),
 }
