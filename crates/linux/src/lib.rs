@@ -16,6 +16,7 @@ mod error;
 pub mod fs;
 pub mod image;
 pub mod iov;
+pub mod kvm;
 pub mod mount;
 pub mod net;
 pub mod netlink;
@@ -23,6 +24,7 @@ pub mod process;
 pub mod sched;
 pub mod seccomp;
 pub mod shared;
+pub mod thread;
 pub mod tty;
 
 pub use error::{Error, Result, errno_name, fd_name};

@@ -3,10 +3,17 @@
 //! Devices are machines without threads, descriptors or KVM in them; one event loop owns those.
 
 pub mod backend;
+pub mod boot;
+pub mod bus;
 pub mod device;
 mod error;
+pub mod exits;
+pub mod kvm;
+mod lock;
 pub mod memory;
+pub mod processor;
 pub mod rate_limit;
+pub mod symbols;
 pub mod virtio;
 
 pub use error::{Context, Error, Result};

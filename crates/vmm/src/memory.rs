@@ -48,7 +48,7 @@ pub struct MemorySpec {
 /// Memory that is there.
 #[derive(Clone, Debug)]
 pub struct Memory {
-    map: GuestMemory,
+    map: Arc<GuestMemory>,
     file: Arc<File>,
     size_bytes: u64,
 }
@@ -113,7 +113,7 @@ impl Memory {
     }
 
     /// The mapping, as devices and loaders use it.
-    pub fn guest(&self) -> &GuestMemory {
+    pub fn guest(&self) -> &Arc<GuestMemory> {
         &self.map
     }
 
@@ -154,7 +154,7 @@ fn map(file: &Arc<File>, size_bytes: u64, sharing: i32) -> Result<Memory> {
         regions.push(region.ok_or_else(|| Error::new(what()))?);
     }
     let map = GuestMemory::from_regions(regions).map_err(|error| Error::new(error.to_string()));
-    Ok(Memory { map: map.context(|| "guest memory")?, file: Arc::clone(file), size_bytes })
+    Ok(Memory { map: Arc::new(map.context(|| "guest memory")?), file: Arc::clone(file), size_bytes })
 }
 
 #[cfg(test)]
