@@ -21,7 +21,9 @@ mod roots;
 mod timestamp;
 mod workload;
 
+pub mod oci;
 pub mod rootless;
+pub mod user;
 
 pub use error::{Context, Error, ErrorKind, Result};
 pub use roots::Roots;
