@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -32,10 +34,28 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if chosen.is_empty() {
         bail!("fuzz/Cargo.toml has no target of this name; it has {}", targets.join(", "));
     }
-    for name in chosen {
-        fuzz(&home, &folder, name, seconds)?;
-    }
-    Ok(())
+    side_by_side(&chosen, |name| fuzz(&home, &folder, name, seconds))
+}
+
+/// Runs every target, as many at a time as there are processors; each tells what it did in one piece.
+///
+/// Errors: the first one; the others have been printed by then.
+fn side_by_side(targets: &[&String], fuzz: impl Fn(&str) -> Result<()> + Sync) -> Result<()> {
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
+    let work = || {
+        while let Some(name) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = fuzz(name) {
+                eprintln!("--- fuzz: {error:#}");
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
 fn parse(arguments: &[String]) -> Result<(u64, &[String])> {
@@ -97,7 +117,11 @@ fn fuzz(home: &Path, folder: &Path, name: &str, seconds: u64) -> Result<()> {
     command.arg(format!("-max_total_time={seconds}"));
     command.arg(format!("-artifact_prefix={}/", crashes.display()));
     command.arg("-print_final_stats=1").arg("-verbosity=0");
-    command::step(&mut command).with_context(|| format!("the fuzz target {name} failed"))?;
+    let done = command.output().with_context(|| format!("cannot start `{}`", command::line(&command)))?;
+    eprintln!("--- {}\n{}", command::line(&command), String::from_utf8_lossy(&done.stderr).trim_end());
+    if !done.status.success() {
+        bail!("the fuzz target {name} ended with {}", done.status);
+    }
     // Nothing was found: leave no empty folders. It is fine when they are not empty.
     let _ = std::fs::remove_dir(&crashes);
     let _ = std::fs::remove_dir(home.join("artifacts"));
