@@ -9,10 +9,12 @@
 
 mod bench;
 mod bundle;
+mod cache;
 mod check;
 mod command;
 mod demo;
 mod fuzz;
+mod kernel;
 mod lab;
 mod layers;
 mod packages;
@@ -34,6 +36,7 @@ The project's own tools.
   cargo xtask test [ARGUMENTS]      installs what the tests need, builds, runs all tests
   cargo xtask fuzz [SECONDS] [NAME] every fuzz target, 60 seconds each if nothing is said
   cargo xtask lab -- COMMAND        runs COMMAND as root on an emulated host
+  cargo xtask kernel                builds the small kernel of microVMs, and prints its file
   cargo xtask bench runtime [--runs N] [--gate] [--json FILE]
                                     moat-runtime beside crun, runc and a bare C program
 ";
@@ -72,6 +75,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         "demo" => demo::run()?,
         "fuzz" => fuzz::run(rest)?,
         "bench" => return bench::run(rest),
+        "kernel" => kernel::run()?,
         "lab" => return lab::run(rest),
         "help" | "--help" | "-h" => print!("{HELP}"),
         other => bail!("there is no command {other:?}; `cargo xtask help` lists them"),

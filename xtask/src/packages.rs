@@ -31,6 +31,19 @@ pub(crate) const LAB: &[Package] = &[QEMU, UTIL_LINUX, XZ];
 pub(crate) const BENCH: &[Package] = &[BUSYBOX, GCC, LIBC, RUNC, CRUN, UTIL_LINUX];
 /// What `cargo xtask demo` calls.
 pub(crate) const DEMO: &[Package] = &[BUSYBOX];
+/// What `cargo xtask kernel` calls.
+pub(crate) const KERNEL: &[Package] = &[
+    package("linux-source-6.1", "the kernel's source"),
+    package("flex", "the kernel's configuration language"),
+    package("bison", "the kernel's configuration language"),
+    package("bc", "constants that the kernel's build computes"),
+    package("libelf-dev", "objtool, which checks the kernel's objects"),
+    package("make", "builds the kernel"),
+    package("binutils", "strip"),
+    GCC,
+    LIBC,
+    XZ,
+];
 /// What `cargo xtask fuzz` calls.
 pub(crate) const FUZZ: &[Package] = &[package("g++", "libFuzzer is written in C++")];
 /// What the tests call.

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::modules::Index;
+use crate::cache::cache;
 use crate::command;
 
 /// Raised when what is made from a package changes.
@@ -27,21 +28,6 @@ impl Kernel {
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Index::parse(&text)
     }
-}
-
-/// The folder for what outlives a run and belongs to no checkout.
-pub(super) fn cache() -> Result<PathBuf> {
-    let home = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty());
-    let base = match home {
-        Some(path) => PathBuf::from(path),
-        None => {
-            let home = std::env::var_os("HOME").context("neither HOME nor XDG_CACHE_HOME is set")?;
-            PathBuf::from(home).join(".cache")
-        }
-    };
-    let path = base.join("moat");
-    std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    Ok(path)
 }
 
 /// Finds the kernel in the cache, or fetches it.

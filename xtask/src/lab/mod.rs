@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     let kernel = kernel::prepare()?;
     let archive = initramfs(&options, &kernel)?;
     // One lab at a time: each takes all processors and 2 GiB.
-    let path = kernel::cache()?.join("lab.lock");
+    let path = crate::cache::cache()?.join("lab.lock");
     let lock = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
     lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
     for attempt in [1, 2] {
