@@ -174,3 +174,111 @@ pub fn same_file(one: impl AsFd, other: impl AsFd) -> Result<bool> {
     let (one, other) = (stat(one.as_fd())?, stat(other.as_fd())?);
     Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
 }
+
+/// fstatat(2) of an entry of a directory; a symbolic link is not followed. `None` when there is none.
+pub fn stat_at(dir: BorrowedFd<'_>, name: &Path) -> Result<Option<Stat>> {
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        other => named(other.map(Some), "fstatat", || format!("{}, {}", fd_name(dir), name.display())),
+    }
+}
+
+/// linkat(2) of an entry of one directory into another; a symbolic link is not followed.
+pub fn link_at(old_dir: BorrowedFd<'_>, old: &Path, dir: BorrowedFd<'_>, name: &Path) -> Result<()> {
+    named(rustix::fs::linkat(old_dir, old, dir, name, AtFlags::empty()), "linkat", || {
+        format!("{}, {}, {}, {}", fd_name(old_dir), old.display(), fd_name(dir), name.display())
+    })
+}
+
+/// fchownat(2) of an entry of a directory; a symbolic link is not followed.
+pub fn chown_at(dir: BorrowedFd<'_>, name: &Path, uid: u32, gid: u32) -> Result<()> {
+    use rustix::fs::{Gid, Uid};
+    let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    named(rustix::fs::chownat(dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW), "fchownat", || {
+        format!("{}, {}, {uid}, {gid}, NOFOLLOW", fd_name(dir), name.display())
+    })
+}
+
+/// fchmod(2) of an open file.
+pub fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
+    named(rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)), "fchmod", || {
+        format!("{}, {mode:04o}", fd_name(fd))
+    })
+}
+
+/// A time stamp: seconds and nanoseconds since 1970.
+pub type Time = (i64, u32);
+
+fn timestamps((seconds, nanoseconds): Time) -> rustix::fs::Timestamps {
+    let time = rustix::fs::Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
+    rustix::fs::Timestamps { last_access: time, last_modification: time }
+}
+
+/// futimens(2): access and modification time alike.
+pub fn set_time(fd: BorrowedFd<'_>, time: Time) -> Result<()> {
+    named(rustix::fs::futimens(fd, &timestamps(time)), "futimens", || format!("{}, {}", fd_name(fd), time.0))
+}
+
+/// utimensat(2) of an entry of a directory; a symbolic link is not followed.
+pub fn set_time_at(dir: BorrowedFd<'_>, name: &Path, time: Time) -> Result<()> {
+    let times = timestamps(time);
+    named(rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW), "utimensat", || {
+        format!("{}, {}, {}, NOFOLLOW", fd_name(dir), name.display(), time.0)
+    })
+}
+
+/// fsetxattr(2).
+pub fn set_xattr(fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<()> {
+    let flags = rustix::fs::XattrFlags::empty();
+    named(rustix::fs::fsetxattr(fd, name, value, flags), "fsetxattr", || {
+        format!("{}, {name}, {} bytes", fd_name(fd), value.len())
+    })
+}
+
+/// fgetxattr(2); `None` when the file has no such attribute.
+pub fn get_xattr(fd: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
+    // The kernel takes no longer value.
+    let mut value = vec![0; 1 << 16];
+    match rustix::fs::fgetxattr(fd, name, &mut value[..]) {
+        Ok(length) => {
+            value.truncate(length);
+            Ok(Some(value))
+        }
+        Err(rustix::io::Errno::NODATA) => Ok(None),
+        Err(errno) => named(Err(errno), "fgetxattr", || format!("{}, {name}", fd_name(fd))),
+    }
+}
+
+/// flistxattr(2): the names of a file's attributes.
+pub fn list_xattrs(fd: BorrowedFd<'_>) -> Result<Vec<OsString>> {
+    // The kernel gives no longer list.
+    let mut names = vec![0; 1 << 16];
+    let length = named(rustix::fs::flistxattr(fd, &mut names[..]), "flistxattr", || fd_name(fd))?;
+    names.truncate(length);
+    let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    Ok(names.map(|name| OsString::from_vec(name.to_vec())).collect())
+}
+
+/// syncfs(2): everything of the file system that `fd` is on reaches the disk.
+pub fn sync_filesystem(fd: BorrowedFd<'_>) -> Result<()> {
+    named(rustix::fs::syncfs(fd), "syncfs", || fd_name(fd))
+}
+
+/// ftruncate(2).
+pub fn set_length(fd: BorrowedFd<'_>, length_bytes: u64) -> Result<()> {
+    named(rustix::fs::ftruncate(fd, length_bytes), "ftruncate", || format!("{}, {length_bytes}", fd_name(fd)))
+}
+
+/// The entries of an open directory, without `.` and `..`: names and kinds, as getdents64(2) tells them.
+pub fn entries(dir: BorrowedFd<'_>) -> Result<Vec<(OsString, FileType)>> {
+    let what = || fd_name(dir);
+    let mut found = Vec::new();
+    for entry in named(rustix::fs::Dir::read_from(dir), "getdents64", what)? {
+        let entry = named(entry, "getdents64", what)?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            found.push((OsString::from_vec(name.to_vec()), entry.file_type()));
+        }
+    }
+    Ok(found)
+}
