@@ -13,6 +13,7 @@ use super::lifecycle::{Area, Lifecycle, LifecycleState};
 use super::queue::Queue;
 use super::{Cause, Fault, Interrupt, Memory, StateError, VirtioDevice};
 use crate::device::BusDevice;
+pub use crate::device::InterruptLine;
 
 /// Size of the window in bytes.
 pub const WINDOW_BYTES: u64 = 4096;
@@ -60,12 +61,6 @@ pub mod register {
 pub const USED_BUFFER: u32 = 1;
 /// Bit of InterruptStatus: the configuration changed.
 pub const CONFIG_CHANGE: u32 = 2;
-
-/// The wire to the guest's interrupt controller.
-pub trait InterruptLine: Send + Sync {
-    /// Sends an edge.
-    fn trigger(&self);
-}
 
 /// InterruptStatus and the wire.
 struct InterruptRegister {
