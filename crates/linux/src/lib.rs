@@ -24,6 +24,7 @@ pub mod process;
 pub mod sched;
 pub mod seccomp;
 pub mod shared;
+pub mod tap;
 pub mod thread;
 pub mod tty;
 

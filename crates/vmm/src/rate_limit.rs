@@ -115,8 +115,9 @@ impl RateLimit {
                 at = at.max(bucket.ready_at(now, tokens));
             }
         }
-        self.wake_at = at;
-        if at.is_some() {
+        if let Some(at) = at {
+            // Several may wait; the first to be able to go on wakes all.
+            self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
             return false;
         }
         if let Some(bucket) = &mut self.bytes {
@@ -133,7 +134,7 @@ impl RateLimit {
         self.wake_at
     }
 
-    /// Nobody waits any more.
+    /// Nobody waits any more, or all that wait ask again now.
     pub fn wake_no_more(&mut self) {
         self.wake_at = None;
     }
@@ -185,7 +186,9 @@ mod tests {
         assert!(!limit.take(start, 0));
         let wake = limit.wake_at().unwrap();
         assert!(!limit.take(wake - Duration::from_millis(1), 0));
-        assert!(limit.take(limit.wake_at().unwrap(), 0));
+        assert_eq!(limit.wake_at(), Some(wake));
+        limit.wake_no_more();
+        assert!(limit.take(wake, 0));
         assert!(limit.wake_at().is_none());
     }
 

@@ -4,8 +4,12 @@
 
 mod file_disk;
 mod os_entropy;
+mod stream;
+mod tap;
 mod uring_disk;
 
 pub use file_disk::{FileDisk, open_disk};
 pub use os_entropy::OsEntropy;
+pub use stream::FdStream;
+pub use tap::Tap;
 pub use uring_disk::UringDisk;

@@ -26,6 +26,10 @@ pub trait Stream: Send {
     fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize>;
     /// Writes; returns how much was taken.
     fn write(&mut self, from: &[u8]) -> std::io::Result<usize>;
+    /// Columns and rows, if it is a terminal.
+    fn size(&self) -> Option<(u16, u16)> {
+        None
+    }
 }
 
 impl Stream for Box<dyn Stream> {
@@ -35,6 +39,10 @@ impl Stream for Box<dyn Stream> {
 
     fn write(&mut self, from: &[u8]) -> std::io::Result<usize> {
         (**self).write(from)
+    }
+
+    fn size(&self) -> Option<(u16, u16)> {
+        (**self).size()
     }
 }
 

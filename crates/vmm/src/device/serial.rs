@@ -389,7 +389,9 @@ mod tests {
             serial.write(round % 9, &[0; 3]);
             let _ = read(&mut serial, round % 9);
         }
-        assert!(serial.save().received.len() <= FIFO_BYTES && serial.save().received.capacity() <= FIFO_BYTES);
+        assert!(
+            serial.save().received.len() <= FIFO_BYTES && serial.save().received.capacity() <= FIFO_BYTES
+        );
     }
 
     #[test]

@@ -11,6 +11,10 @@ pub struct Io<'a> {
     pub(super) features: u64,
     pub(super) interrupt: &'a dyn Interrupt,
     pub(super) generation: &'a mut u32,
+    /// How many chains may still be taken in this call.
+    pub(super) turn: u32,
+    /// There is more to do than was done.
+    pub(super) again: bool,
 }
 
 impl<'a> Io<'a> {
@@ -34,12 +38,21 @@ impl<'a> Io<'a> {
         self.queues.get(usize::from(queue)).is_some_and(Queue::is_ready)
     }
 
-    /// Takes the next chain of a queue; none of one that the driver does not use.
+    /// Takes the next chain of a queue; none of one that the driver does not use. After so many that a
+    /// driver could keep the device for itself by adding more, there are none until the next call.
     pub fn pop(&mut self, queue: u16) -> Result<Option<Chain>, Fault> {
-        match self.queues.get_mut(usize::from(queue)) {
-            Some(queue) => queue.pop(self.memory),
-            None => Ok(None),
-        }
+        let Some(queue) = self.queues.get_mut(usize::from(queue)) else { return Ok(None) };
+        let Some(turn) = self.turn.checked_sub(1) else {
+            self.again = true;
+            return Ok(None);
+        };
+        self.turn = turn;
+        queue.pop(self.memory)
+    }
+
+    /// Asks to be called again, as by a timer, as soon as others have had their turn.
+    pub fn again(&mut self) {
+        self.again = true;
     }
 
     /// Puts the chain that was taken last back into its queue.
@@ -52,7 +65,15 @@ impl<'a> Io<'a> {
     /// Returns a chain, of which the device has written `written` bytes.
     pub fn complete(&mut self, queue: u16, head: u16, written: u32) -> Result<(), Fault> {
         match self.queues.get_mut(usize::from(queue)) {
-            Some(queue) => queue.push(self.memory, head, written),
+            Some(queue) => queue.push_all(self.memory, &[(head, written)]),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns several chains, of which the driver sees all or none.
+    pub fn complete_all(&mut self, queue: u16, used: &[(u16, u32)]) -> Result<(), Fault> {
+        match self.queues.get_mut(usize::from(queue)) {
+            Some(queue) => queue.push_all(self.memory, used),
             None => Ok(()),
         }
     }

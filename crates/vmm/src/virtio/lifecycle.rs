@@ -73,6 +73,8 @@ pub struct Lifecycle<D> {
     queues: Vec<Queue>,
     fault: Option<Fault>,
     faults: u64,
+    /// The device has stopped in the middle, so that others have their turn.
+    again: bool,
 }
 
 fn fresh(sizes: &[u16]) -> Vec<Queue> {
@@ -93,6 +95,7 @@ impl<D: VirtioDevice> Lifecycle<D> {
             queues,
             fault: None,
             faults: 0,
+            again: false,
         }
     }
 
@@ -235,8 +238,12 @@ impl<D: VirtioDevice> Lifecycle<D> {
             features: self.features,
             interrupt: &*self.interrupt,
             generation: &mut self.generation,
+            turn: super::TURN,
+            again: false,
         };
-        call(&mut self.device, &mut io)
+        let result = call(&mut self.device, &mut io);
+        self.again |= io.again;
+        result
     }
 
     /// Section 2.1.2: the device says that it needs a reset, and interrupts a driver that is ready for it.
@@ -259,6 +266,7 @@ impl<D: VirtioDevice> Lifecycle<D> {
         self.queues = fresh(self.device.queue_sizes());
         self.status = 0;
         self.features = 0;
+        self.again = false;
     }
 
     /// A queue whose settings the driver may write now.
@@ -321,12 +329,19 @@ impl<D: VirtioDevice> Lifecycle<D> {
 
     /// The back-end behind `token` is ready.
     pub fn ready(&mut self, token: u64) {
+        if token == super::TIMER {
+            self.again = false;
+        }
         self.with(|device, io| device.ready(token, io));
     }
 
     /// When the device wants to be called though nothing happens.
     pub fn wake_at(&self) -> Option<Instant> {
-        if self.is_live() { self.device.wake_at() } else { None }
+        match self.is_live() {
+            true if self.again => Some(Instant::now()),
+            true => self.device.wake_at(),
+            false => None,
+        }
     }
 
     /// Reads the configuration space.

@@ -19,10 +19,12 @@ use vm_memory::GuestMemoryMmap;
 
 pub mod block;
 pub mod chain;
+pub mod console;
 mod fault;
 mod io;
 pub mod lifecycle;
 pub mod mmio;
+pub mod net;
 pub mod queue;
 pub mod rng;
 mod state;
@@ -77,6 +79,9 @@ pub trait Interrupt: Send + Sync {
     /// Interrupts the driver; several at once may become one.
     fn signal(&self, cause: Cause);
 }
+
+/// How many chains a device takes in one call before others have their turn.
+const TURN: u32 = 1024;
 
 /// A device type: everything that does not depend on the transport.
 ///

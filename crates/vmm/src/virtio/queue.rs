@@ -142,7 +142,7 @@ impl Queue {
         if self.in_flight == size {
             return Err(Fault::InFlight { size });
         }
-        let place = u64::from(next_available % size);
+        let place = u64::from(next_available % size.max(1));
         let head = self.load(memory, available, 4 + place * 2)?;
         let chain = chain::walk(memory, descriptors, size, head, self.indirect)?;
         self.state.next_available = next_available.wrapping_add(1);
@@ -168,17 +168,20 @@ impl Queue {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
-    /// Returns a chain to the driver; `written` bytes of its device-writable part were written.
-    pub fn push(&mut self, memory: &GuestMemoryMmap, head: u16, written: u32) -> Result<(), Fault> {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        let QueueState { size, used, next_used, .. } = self.state;
-        let place = u64::from(next_used % size);
-        let lost = self.lost("used ring", used);
-        let address = GuestAddress(used).checked_add(4 + place * 8).ok_or(lost)?;
-        let entry = u64::from(head) | u64::from(written) << 32;
-        memory.write_slice(&entry.to_le_bytes(), address).map_err(|_| lost)?;
-        self.state.next_used = next_used.wrapping_add(1);
-        self.store(memory, used, 2, self.state.next_used)
+    /// Returns chains to the driver, each with how many bytes of its device-writable part were written. The
+    /// driver sees them when the index moves, that is at once.
+    pub fn push_all(&mut self, memory: &GuestMemoryMmap, used: &[(u16, u32)]) -> Result<(), Fault> {
+        let QueueState { size, used: ring, .. } = self.state;
+        let lost = self.lost("used ring", ring);
+        for (head, written) in used {
+            self.in_flight = self.in_flight.saturating_sub(1);
+            let place = u64::from(self.state.next_used % size.max(1));
+            let address = GuestAddress(ring).checked_add(4 + place * 8).ok_or(lost)?;
+            let entry = u64::from(*head) | u64::from(*written) << 32;
+            memory.write_slice(&entry.to_le_bytes(), address).map_err(|_| lost)?;
+            self.state.next_used = self.state.next_used.wrapping_add(1);
+        }
+        self.store(memory, ring, 2, self.state.next_used)
     }
 
     /// Whether the driver wants to hear of what was returned since the last call (sections 2.7.7, 2.7.10).

@@ -86,6 +86,7 @@ impl<E: Entropy> VirtioDevice for Rng<E> {
     }
 
     fn ready(&mut self, _token: u64, io: &mut Io<'_>) -> Result<(), Fault> {
+        self.limit.wake_no_more();
         self.serve(io)
     }
 

@@ -5,6 +5,8 @@ use thiserror::Error;
 
 use super::DeviceType;
 use super::block::BlockState;
+use super::console::ConsoleState;
+use super::net::NetState;
 use super::rng::RngState;
 
 /// The state of a device of any type.
@@ -12,6 +14,10 @@ use super::rng::RngState;
 pub enum DeviceState {
     /// Of a disk.
     Block(BlockState),
+    /// Of a console.
+    Console(ConsoleState),
+    /// Of a network card.
+    Net(NetState),
     /// Of an entropy source.
     Rng(RngState),
 }

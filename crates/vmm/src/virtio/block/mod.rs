@@ -237,7 +237,11 @@ impl<D: Disk> VirtioDevice for Block<D> {
     }
 
     fn ready(&mut self, token: u64, io: &mut Io<'_>) -> Result<(), Fault> {
-        if token == TIMER { self.work(0..self.queue_count(), io) } else { self.collect(io) }
+        if token != TIMER {
+            return self.collect(io);
+        }
+        self.options.limit.wake_no_more();
+        self.work(0..self.queue_count(), io)
     }
 
     fn wake_at(&self) -> Option<Instant> {
