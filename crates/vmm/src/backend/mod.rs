@@ -6,10 +6,12 @@ mod file_disk;
 mod os_entropy;
 mod stream;
 mod tap;
+mod unix_vsock;
 mod uring_disk;
 
 pub use file_disk::{FileDisk, open_disk};
 pub use os_entropy::OsEntropy;
 pub use stream::FdStream;
 pub use tap::Tap;
+pub use unix_vsock::UnixVsock;
 pub use uring_disk::UringDisk;

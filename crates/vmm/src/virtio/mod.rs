@@ -28,6 +28,7 @@ pub mod net;
 pub mod queue;
 pub mod rng;
 mod state;
+pub mod vsock;
 
 pub use fault::Fault;
 pub use io::Io;

@@ -8,6 +8,7 @@ use super::block::BlockState;
 use super::console::ConsoleState;
 use super::net::NetState;
 use super::rng::RngState;
+use super::vsock::VsockState;
 
 /// The state of a device of any type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,8 @@ pub enum DeviceState {
     Net(NetState),
     /// Of an entropy source.
     Rng(RngState),
+    /// Of sockets.
+    Vsock(VsockState),
 }
 
 /// Why a saved state can not be taken.
