@@ -177,7 +177,8 @@ impl Host for UnixVsock {
                     id if self.greetings.contains_key(&id) => {
                         self.greet(id);
                         // What it has not said by now it will never say.
-                        if event.flags.intersects(EventFlags::RDHUP | EventFlags::HUP) {
+                        let flags = event.flags;
+                        if flags.intersects(EventFlags::RDHUP | EventFlags::HUP) {
                             self.greetings.remove(&id);
                         }
                     }
