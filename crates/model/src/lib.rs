@@ -6,4 +6,5 @@
 pub mod id;
 pub mod network;
 pub mod oci;
+pub mod vmm;
 pub mod workload;
