@@ -281,4 +281,15 @@ pub fn entries(dir: BorrowedFd<'_>) -> Result<Vec<(OsString, FileType)>> {
         }
     }
     Ok(found)
+
+/// A descriptor of our own for what an inherited one refers to, which stays open.
+///
+/// Errors: EBADF when nothing was inherited under that number.
+pub fn duplicate_inherited(number: std::os::fd::RawFd) -> Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: takes two numbers; a number that is no descriptor is refused.
+    let copy = crate::syscall(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) }.into());
+    let copy = named(copy, "fcntl", || format!("{number}, F_DUPFD_CLOEXEC, 3"))?;
+    // SAFETY: the kernel has just made this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy as libc::c_int) })
 }

@@ -5,12 +5,16 @@
 pub mod backend;
 pub mod boot;
 pub mod bus;
+pub mod control;
 pub mod device;
 mod error;
+mod event_loop;
 pub mod exits;
 pub mod kvm;
 mod lock;
+pub mod machine;
 pub mod memory;
+pub mod monitor;
 pub mod processor;
 pub mod rate_limit;
 pub mod symbols;

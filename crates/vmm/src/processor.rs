@@ -10,11 +10,11 @@
 //! A thread holds its processor only while it runs the guest. Parked, it has let go, and whoever paused the
 //! machine may lock the processor to look at it, save it or restore it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use moat_linux::kvm::Statistics;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::Bus;
@@ -135,6 +135,7 @@ struct Processor {
     vcpu: Arc<Mutex<Vcpu>>,
     kick: Arc<Kick>,
     exits: Arc<ExitLog>,
+    statistics: Statistics,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -147,8 +148,6 @@ pub struct Surroundings {
     pub ending: Arc<Ending>,
     /// The guest's symbols, if exits are to be told by them.
     pub symbols: Option<Arc<Symbols>>,
-    /// Told after every access to a device that may have a new time to be woken at.
-    pub touched: Arc<AtomicBool>,
 }
 
 /// All processors of a machine.
@@ -170,6 +169,7 @@ impl Processors {
         let mut all = Vec::new();
         for vcpu in vcpus {
             let (index, kick) = (vcpu.index(), Arc::new(vcpu.kick()?));
+            let statistics = vcpu.statistics()?;
             let (vcpu, exits) = (Arc::new(Mutex::new(vcpu)), Arc::new(ExitLog::default()));
             let worker = Worker {
                 vcpu: Arc::clone(&vcpu),
@@ -183,7 +183,7 @@ impl Processors {
                 .name(format!("vcpu{index}"))
                 .spawn(move || worker.live(prepare))
                 .context(|| format!("thread of virtual processor {index}"))?;
-            all.push(Processor { vcpu, kick, exits, thread: Some(thread) });
+            all.push(Processor { vcpu, kick, exits, statistics, thread: Some(thread) });
         }
         gate.wait_parked(all.len());
         Ok(Self { all, gate })
@@ -228,6 +228,11 @@ impl Processors {
     /// The processors, for whoever has paused them.
     pub fn vcpus(&self) -> impl Iterator<Item = &Mutex<Vcpu>> {
         self.all.iter().map(|processor| &*processor.vcpu)
+    }
+
+    /// Their statistics in the kernel.
+    pub fn statistics(&self) -> impl Iterator<Item = &Statistics> {
+        self.all.iter().map(|processor| &processor.statistics)
     }
 
     /// What they counted.
@@ -286,7 +291,6 @@ impl Worker {
             let (next, target) = match exit {
                 VmExit::Io { space, address, size, access, .. } => {
                     let (next, target) = self.around.bus.access(space, address, size, access);
-                    self.around.touched.store(true, Ordering::Relaxed);
                     (next, Some(target))
                 }
                 VmExit::Msr { .. } => (VmEntry::Fault, None),

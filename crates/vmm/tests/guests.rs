@@ -1,6 +1,7 @@
 //! Tiny guests on the real KVM: some instructions each, so they run where KVM interprets them, too.
 
-use std::sync::atomic::AtomicBool;
+#![allow(clippy::unwrap_used, reason = "a test that can not go on fails, and says where")]
+
 use std::sync::{Arc, Mutex};
 
 use iced_x86::code_asm::*;
@@ -52,8 +53,8 @@ impl Guest {
         let kvm = Kvm::open().unwrap();
         let mut vm = kvm.create_vm().unwrap();
         vm.set_memory(&memory).unwrap();
-        vm.create_chips().unwrap();
         vm.filter_msrs().unwrap();
+        vm.create_chips().unwrap();
         let leaves = Leaves::new(&kvm, CpuidSpec { cpus: 1, nested: false }).unwrap();
         let vcpu = vm.create_vcpu(0).unwrap();
         vcpu.set_cpuid(&leaves.of(0).unwrap()).unwrap();
@@ -66,12 +67,7 @@ impl Guest {
         let power = Arc::new(Mutex::new(Power::new(Arc::clone(&ending))));
         bus.add(Space::Port, layout::POWER_PORT.into(), layout::POWER_PORTS.into(), "power", power);
         let bus = Arc::new(bus);
-        let around = Surroundings {
-            bus: Arc::clone(&bus),
-            ending: Arc::clone(&ending),
-            symbols: None,
-            touched: Arc::new(AtomicBool::new(false)),
-        };
+        let around = Surroundings { bus: Arc::clone(&bus), ending: Arc::clone(&ending), symbols: None };
         let processors = Processors::new(vec![vcpu], &around, || Ok(())).unwrap();
         Self { processors, ending, sink, bus }
     }

@@ -1,0 +1,111 @@
+//! What each command does.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use moat_vmm::control::{Server, request};
+use moat_vmm::machine::Timeline;
+use moat_vmm::machine::stdio::RawTerminal;
+use moat_vmm::monitor::Monitor;
+use moat_vmm::processor::End;
+use moat_vmm::{Context, Error, Result};
+
+use crate::cli::{Cli, Command, ControlCommand, ExitsArgs, RunArgs, ServeArgs, Socket};
+use crate::say;
+
+const CODE_RESET: u8 = 121;
+const CODE_TRIPLE_FAULT: u8 = 122;
+
+/// Does what was asked for; gives the exit code.
+pub(crate) fn run(cli: Cli) -> Result<u8> {
+    match cli.command {
+        Command::Run(arguments) => run_machine(&arguments),
+        Command::Serve(arguments) => serve(&arguments),
+        Command::Control(command) => control(&command),
+    }
+}
+
+fn run_machine(arguments: &RunArgs) -> Result<u8> {
+    let mut timeline = Timeline::new();
+    let mut monitor = Monitor::new(Box::new(say))?;
+    if let Some(api) = &arguments.api {
+        monitor.serve(server(api)?)?;
+    }
+    monitor.configure(arguments.spec(), &mut timeline)?;
+    // A terminal is the guest's from here on, and the caller's again in the end.
+    let _terminal = RawTerminal::new()?;
+    if !arguments.paused {
+        monitor.resume()?;
+        timeline.mark("start");
+    }
+    if arguments.timeline {
+        print_error(&timeline.to_string());
+    }
+    let end = monitor.run()?;
+    if arguments.exits {
+        print_error(&monitor.machine()?.exits()?.to_string());
+    }
+    finish(end)
+}
+
+fn serve(arguments: &ServeArgs) -> Result<u8> {
+    let mut monitor = Monitor::new(Box::new(say))?;
+    monitor.serve(server(&arguments.api)?)?;
+    finish(monitor.run()?)
+}
+
+fn server(name: &str) -> Result<Server> {
+    match name.strip_prefix("fd:") {
+        Some(_) => {
+            let socket: OwnedFd = moat_vmm::machine::inherited(name)?;
+            Server::inherited(socket)
+        }
+        None => Server::bind(Path::new(name)),
+    }
+}
+
+/// The exit code for an end; the sentence for one that nobody wished for.
+fn finish(end: End) -> Result<u8> {
+    match end {
+        End::PowerOff(code) => Ok(code),
+        End::Reset => Ok(CODE_RESET),
+        End::TripleFault(place) => Err(Error::new(format!(
+            "the guest's processor gave up (triple fault): {place}"
+        ))
+        .hint(
+            "the guest has no handler for a fault that it caused: a kernel that is damaged or not for x86-64",
+        )
+        .with_code(CODE_TRIPLE_FAULT)),
+        End::Failed(error) => Err(error),
+    }
+}
+
+fn control(command: &ControlCommand) -> Result<u8> {
+    let (socket, method, target): (&Socket, _, _) = match command {
+        ControlCommand::Status(socket) => (socket, "GET", "/machine"),
+        ControlCommand::Start(socket) => (socket, "POST", "/machine/start"),
+        ControlCommand::Pause(socket) => (socket, "POST", "/machine/pause"),
+        ControlCommand::Resume(socket) => (socket, "POST", "/machine/resume"),
+        ControlCommand::Stop(socket) => (socket, "POST", "/machine/stop"),
+        ControlCommand::Exits(ExitsArgs { socket, json: true }) => (socket, "GET", "/exits"),
+        ControlCommand::Exits(ExitsArgs { socket, json: false }) => (socket, "GET", "/exits?format=table"),
+    };
+    let answer = request(&socket.api, method, target, "")?;
+    if !(200..300).contains(&answer.status) {
+        let message: Option<String> = serde_json::from_str::<serde_json::Value>(&answer.body)
+            .ok()
+            .and_then(|body| body.get("message")?.as_str().map(str::to_owned));
+        return Err(Error::new(message.unwrap_or(answer.body)));
+    }
+    if !answer.body.is_empty() {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{}", answer.body.trim_end()).context(|| "standard output")?;
+    }
+    Ok(0)
+}
+
+fn print_error(text: &str) {
+    // A closed standard error leaves nowhere to complain.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}

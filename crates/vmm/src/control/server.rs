@@ -1,0 +1,155 @@
+//! The socket and its connections. Nothing here blocks: a peer that stalls costs its connection's buffer.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use super::http::{self, Parsed, Request, Response};
+use crate::event_loop::Interest;
+use crate::{Context, Result};
+
+/// So many connections at once; the oldest goes when one more comes.
+const MOST_CONNECTIONS: usize = 16;
+
+struct Connection {
+    stream: UnixStream,
+    received: Vec<u8>,
+    to_send: Vec<u8>,
+    /// It ends when all is sent.
+    closing: bool,
+}
+
+/// The listening socket.
+pub struct Server {
+    listener: UnixListener,
+    /// Removed in the end, where this server made it.
+    path: Option<PathBuf>,
+    connections: BTreeMap<u64, Connection>,
+    next: u64,
+}
+
+impl Server {
+    /// Makes a socket that only its owner may use. Fails when there is one already.
+    pub fn bind(path: &Path) -> Result<Self> {
+        let what = || format!("control socket {}", path.display());
+        let listener = UnixListener::bind(path).context(what)?;
+        // Between these two calls only the folder protects it.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).context(what)?;
+        Self::new(listener, Some(path.to_owned())).context(what)
+    }
+
+    /// Takes over a listening socket that was inherited.
+    pub fn inherited(socket: OwnedFd) -> Result<Self> {
+        Self::new(UnixListener::from(socket), None).context(|| "inherited control socket")
+    }
+
+    fn new(listener: UnixListener, path: Option<PathBuf>) -> Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, path, connections: BTreeMap::new(), next: 0 })
+    }
+
+    pub(crate) fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// The next new connection.
+    pub(crate) fn accept(&mut self) -> Result<Option<(u64, BorrowedFd<'_>)>> {
+        let stream = match self.listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            // The peer is gone again, or this process has no descriptor left for it: it may come back.
+            Err(_) => return Ok(None),
+        };
+        stream.set_nonblocking(true).context(|| "control connection")?;
+        if self.connections.len() >= MOST_CONNECTIONS {
+            self.connections.pop_first();
+        }
+        let id = self.next;
+        self.next += 1;
+        let fresh = Connection { stream, received: Vec::new(), to_send: Vec::new(), closing: false };
+        let connection = self.connections.entry(id).or_insert(fresh);
+        Ok(Some((id, connection.stream.as_fd())))
+    }
+
+    /// Reads, answers, writes; tells how the connection is to be watched, `None` when it has ended.
+    pub(crate) fn converse(
+        &mut self,
+        id: u64,
+        answer: impl FnMut(&Request) -> Response,
+    ) -> Option<(BorrowedFd<'_>, Interest)> {
+        let connection = self.connections.get_mut(&id)?;
+        if connection.go_on(answer) {
+            let interest =
+                if connection.to_send.is_empty() { Interest::Readable } else { Interest::Writable };
+            return self.connections.get(&id).map(|connection| (connection.stream.as_fd(), interest));
+        }
+        self.connections.remove(&id);
+        None
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // Somebody may have removed it already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Connection {
+    /// False when it has ended.
+    fn go_on(&mut self, mut answer: impl FnMut(&Request) -> Response) -> bool {
+        if self.to_send.is_empty() && !self.receive() {
+            return false;
+        }
+        // One request at a time: the next is looked at when the answer is gone.
+        while self.to_send.is_empty() && !self.closing {
+            match http::parse(&self.received) {
+                Parsed::Partial => break,
+                Parsed::Request(request, taken, keep) => {
+                    self.received.drain(..taken);
+                    self.to_send = answer(&request).bytes(keep);
+                    self.closing = !keep;
+                }
+                Parsed::Refused(status, message) => {
+                    self.to_send = Response::failed(status, &message).bytes(false);
+                    self.closing = true;
+                }
+            }
+            if !self.send() {
+                return false;
+            }
+        }
+        self.send() && !(self.closing && self.to_send.is_empty())
+    }
+
+    fn receive(&mut self) -> bool {
+        let mut part = [0; 16 << 10];
+        while self.received.len() <= http::MOST_BYTES {
+            match self.stream.read(&mut part) {
+                Ok(0) => return false,
+                Ok(count) => self.received.extend_from_slice(part.get(..count).unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    fn send(&mut self) -> bool {
+        while !self.to_send.is_empty() {
+            match self.stream.write(&self.to_send) {
+                Ok(count) => drop(self.to_send.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
