@@ -281,6 +281,7 @@ pub fn entries(dir: BorrowedFd<'_>) -> Result<Vec<(OsString, FileType)>> {
         }
     }
     Ok(found)
+}
 
 /// A descriptor of our own for what an inherited one refers to, which stays open.
 ///

@@ -21,7 +21,8 @@ use crate::kvm::borrow;
 use crate::lock::lock;
 use crate::machine::{Machine, Timeline};
 use crate::processor::End;
-use crate::virtio::TIMER;
+use crate::virtio::console::RESIZED;
+use crate::virtio::{DeviceType, TIMER, VirtioDevice};
 use crate::{Error, Result};
 
 /// Where the machine stands.
@@ -208,6 +209,9 @@ impl Monitor {
                     if [libc::SIGTERM, libc::SIGINT, libc::SIGHUP].contains(&signal) {
                         self.stop();
                     }
+                    if signal == libc::SIGWINCH {
+                        self.resized();
+                    }
                 }
             }
             Source::Doorbell { device, queue } => {
@@ -231,6 +235,16 @@ impl Monitor {
             Source::Connection { id } => self.converse(id)?,
         }
         Ok(())
+    }
+
+    /// The terminal has another size.
+    fn resized(&self) {
+        for virtio in self.machine.iter().flat_map(|machine| &machine.virtio) {
+            let mut transport = lock(&virtio.transport);
+            if transport.lifecycle().device().device_type() == DeviceType::Console {
+                transport.ready(RESIZED);
+            }
+        }
     }
 
     fn accept(&mut self) -> Result<()> {

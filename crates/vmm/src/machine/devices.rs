@@ -1,15 +1,16 @@
 //! Devices: from a specification to windows on the bus, doorbells, interrupt lines and watched descriptors.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use moat_model::vmm::{DiskSpec, LimitSpec, MachineSpec};
+use moat_model::vmm::{DiskSpec, LimitSpec, MachineSpec, NetSpec, VsockSpec};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::files;
 use super::stdio::Stdio;
-use crate::backend::{FileDisk, OsEntropy, UringDisk};
+use crate::backend::{FileDisk, OsEntropy, Tap, UnixVsock, UringDisk};
 use crate::boot::layout;
 use crate::bus::Bus;
 use crate::device::i8042::I8042;
@@ -23,8 +24,11 @@ use crate::processor::{End, Ending};
 use crate::rate_limit::{RateLimit, RateLimitSpec};
 use crate::virtio::VirtioDevice;
 use crate::virtio::block::{Block, BlockOptions};
+use crate::virtio::console::{Console, PortOptions};
 use crate::virtio::mmio::{Transport, register};
+use crate::virtio::net::{MOST_PAIRS, Net, NetOptions};
 use crate::virtio::rng::Rng;
+use crate::virtio::vsock::{self, FIRST_GUEST_CID, Vsock};
 use crate::{Context, Error, Result};
 
 /// A virtio device's registers, whatever the device is.
@@ -174,6 +178,24 @@ fn parts(spec: &MachineSpec) -> Result<Vec<Part>> {
         let part = block(name, disk).context(|| format!("disk {}", disk.file));
         parts.push(part?);
     }
+    for (number, net) in spec.nets.iter().enumerate() {
+        let part = card(format!("net{number}"), net).context(|| format!("network card on {}", net.tap));
+        parts.push(part?);
+    }
+    if let Some(vsock) = &spec.vsock {
+        parts.push(sockets(vsock).context(|| format!("vsock on {}", vsock.socket))?);
+    }
+    if spec.console {
+        let stdio = Stdio::new()?;
+        let ends = stdio.clone_ends()?;
+        let port = PortOptions { name: String::new(), console: true };
+        let watches = ends.into_iter().map(|fd| Watch { fd, token: 0 }).collect();
+        parts.push(Part {
+            name: "console".to_owned(),
+            device: Box::new(Console::new([(stdio, port)])),
+            watches,
+        });
+    }
     if spec.rng {
         let device = Box::new(Rng::new(OsEntropy, RateLimit::none()));
         parts.push(Part { name: "rng".to_owned(), device, watches: Vec::new() });
@@ -204,6 +226,54 @@ fn block(name: String, spec: &DiskSpec) -> Result<Part> {
             Part { name, device: Box::new(Block::new(FileDisk::new(file)?, options)), watches: Vec::new() }
         }
     })
+}
+
+fn card(name: String, spec: &NetSpec) -> Result<Part> {
+    if !(1..=MOST_PAIRS).contains(&spec.queue_pairs) {
+        return Err(Error::new(format!("{} pairs of queues are not 1 to {MOST_PAIRS}", spec.queue_pairs)));
+    }
+    let taps = match files::inherited(&spec.tap)? {
+        Some(_) if spec.queue_pairs > 1 => {
+            return Err(Error::new("an inherited descriptor is one pair of queues, not more"));
+        }
+        Some(fd) => {
+            // What is inherited is this machine's alone, so the flag is nobody else's.
+            rustix::io::ioctl_fionbio(&fd, true)?;
+            vec![Tap::from_fd(fd, false)]
+        }
+        None => Tap::open(&spec.tap, spec.queue_pairs)?,
+    };
+    let mut watches = Vec::new();
+    for (tap, token) in taps.iter().zip(0..) {
+        watches.push(Watch { fd: tap.as_fd().try_clone_to_owned()?, token });
+    }
+    let options = NetOptions {
+        mac: match spec.mac {
+            Some(mac) => mac.0,
+            None => random_mac()?,
+        },
+        received: limit(spec.limit),
+        sent: limit(spec.limit),
+        mtu: 0,
+    };
+    Ok(Part { name, device: Box::new(Net::new(taps, options)), watches })
+}
+
+/// An address of nobody's: the bit for local administration is set, that for groups is not.
+fn random_mac() -> Result<[u8; 6]> {
+    let mut mac = [0; 6];
+    rustix::rand::getrandom(&mut mac, rustix::rand::GetRandomFlags::empty())?;
+    mac[0] = mac[0] & 0xfc | 2;
+    Ok(mac)
+}
+
+fn sockets(spec: &VsockSpec) -> Result<Part> {
+    if u64::from(spec.cid) < FIRST_GUEST_CID || spec.cid == u32::MAX {
+        return Err(Error::new(format!("address {} is not {FIRST_GUEST_CID} to {}", spec.cid, u32::MAX - 1)));
+    }
+    let host = UnixVsock::bind(Path::new(&spec.socket))?;
+    let watches = vec![Watch { fd: host.event_fd().try_clone()?, token: vsock::HOST }];
+    Ok(Part { name: "vsock".to_owned(), device: Box::new(Vsock::new(host, spec.cid.into())), watches })
 }
 
 fn clone(file: &File) -> Result<File> {

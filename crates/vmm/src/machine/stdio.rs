@@ -53,6 +53,11 @@ impl Stream for Stdio {
         let part = from.get(..ATOMIC_BYTES).unwrap_or(from);
         Ok(rustix::io::write(&self.output, part)?)
     }
+
+    fn size(&self) -> Option<(u16, u16)> {
+        let size = rustix::termios::tcgetwinsize(&self.output).ok()?;
+        Some((size.ws_col, size.ws_row))
+    }
 }
 
 /// A terminal that passes every key to the guest; put back as it was when this is dropped.
