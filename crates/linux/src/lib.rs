@@ -21,12 +21,14 @@ pub mod mount;
 pub mod net;
 pub mod netlink;
 pub mod process;
+pub mod random;
 pub mod sched;
 pub mod seccomp;
 pub mod shared;
 pub mod tap;
 pub mod thread;
 pub mod tty;
+pub mod vsock;
 
 pub use error::{Error, Result, errno_name, fd_name};
 pub use rustix::io::Errno;

@@ -11,13 +11,13 @@ mod error;
 mod hook;
 mod launch;
 mod net_device;
-mod netlink;
 mod sync;
 
 pub mod cgroup;
 pub mod change;
 pub mod container;
 pub mod host;
+pub mod netlink;
 pub mod plan;
 pub mod record;
 pub mod seccomp;
