@@ -62,6 +62,7 @@ pub(crate) const TESTS: &[Package] = &[
     XZ,
     package("iproute2", "ip: shows and makes network devices in tests"),
     package("e2fsprogs", "mke2fs: file systems on scratch disks"),
+    package("erofs-utils", "fsck.erofs, which checks the file systems that our writer makes"),
     package("python3", "small servers in tests, such as a seccomp agent"),
     package("python3-seccomp", "libseccomp, whose decisions ours are held against"),
     package("procps", "ps: lists the processes of a container"),

@@ -15,6 +15,7 @@ mod archive;
 mod assemble;
 mod config;
 mod digest;
+pub mod erofs;
 mod error;
 mod ingest;
 mod layer;
