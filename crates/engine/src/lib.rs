@@ -21,9 +21,11 @@ mod roots;
 mod timestamp;
 mod workload;
 
+pub mod files;
 pub mod oci;
 pub mod rootless;
 pub mod user;
+pub mod volume;
 
 pub use error::{Context, Error, ErrorKind, Result};
 pub use roots::Roots;
