@@ -20,12 +20,12 @@ use crate::{Context, Digest, Error, Image, ImageConfig, Kind, Layer, Reference, 
 const REPORT_BYTES: u64 = 512 << 10;
 
 /// What a source of layers gives.
-pub(crate) type LayerStream = Box<dyn Read + Send>;
+pub(crate) type LayerStream<'a> = Box<dyn Read + Send + 'a>;
 
 /// Where the bytes of layers come from, packed or not.
 pub(crate) trait Source: Sync {
     /// Opens the layer of this number, from the lowest.
-    fn open(&self, index: usize) -> Result<LayerStream>;
+    fn open(&self, index: usize) -> Result<LayerStream<'_>>;
 }
 
 /// An image to be: what it says of itself, and what is promised of its layers.
@@ -286,7 +286,7 @@ impl Assembly<'_> {
             promised: job.promised.as_ref().map(|promised| (promised.digest, promised.size)),
             diff_id: Some(job.diff_id),
         };
-        let stream: LayerStream = match &job.blob {
+        let stream: LayerStream<'_> = match &job.blob {
             Some(known) => Box::new(self.store.open_blob(&known.digest)?),
             None => self.source.open(job.index)?,
         };
@@ -414,7 +414,7 @@ fn is_taken(error: &io::Error) -> bool {
 
 /// A stream that ends with an error when another layer has failed.
 struct Stoppable<'a> {
-    inner: LayerStream,
+    inner: LayerStream<'a>,
     stop: &'a AtomicBool,
 }
 
@@ -431,7 +431,7 @@ impl Read for Stoppable<'_> {
 pub(crate) fn replace_layer(store: &Store, layers: &[Layer], index: usize) -> Result<()> {
     struct Nothing;
     impl Source for Nothing {
-        fn open(&self, _: usize) -> Result<LayerStream> {
+        fn open(&self, _: usize) -> Result<LayerStream<'_>> {
             Err(Error::new("the layer's blob is not in the store"))
         }
     }

@@ -23,6 +23,7 @@ mod manifest;
 mod platform;
 mod progress;
 mod reference;
+mod registry;
 mod store;
 mod stream;
 
@@ -38,6 +39,9 @@ pub use manifest::{Descriptor, Document, Index, Manifest, media_type};
 pub use platform::Platform;
 pub use progress::{LayerProgress, Listener, Progress, silent};
 pub use reference::{DEFAULT_DOMAIN, DEFAULT_TAG, Reference};
+pub use registry::{
+    Credential, Credentials, PullSpec, PushSpec, RegistriesSpec, login, logout, lookup, pull, push,
+};
 pub use store::{
     DiskUsage, Finding, FindingKind, Hold, Image, ImageUsage, Layer, LayerHistory, Pruned, Removed, Store,
 };

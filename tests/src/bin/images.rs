@@ -6,7 +6,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use moat_image::{LoadSpec, Ownership, Result, Store, load, silent};
+use moat_image::{
+    ImportSpec, LoadSpec, Ownership, Progress, PullSpec, PushSpec, Result, Store, import, load, pull, push,
+    save,
+};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +26,15 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the user should know; the rest would only slow a benchmark down.
+fn tell(progress: Progress) {
+    match progress {
+        Progress::Note(note) => eprintln!("note: {note}"),
+        Progress::Retry { reason, after_ms } => eprintln!("again in {after_ms} ms: {reason}"),
+        _ => {}
+    }
+}
+
 fn run(words: &[&str]) -> Result<()> {
     let [root, verb, rest @ ..] = words else {
         return Err(moat_image::Error::new("usage: images STORE VERB ARGUMENT..."));
@@ -30,9 +42,25 @@ fn run(words: &[&str]) -> Result<()> {
     let store = Store::open(Path::new(root), Ownership::detect())?;
     match (*verb, rest) {
         ("load", [path]) => {
-            for image in load(&store, Path::new(path), &LoadSpec::default(), &silent)? {
+            for image in load(&store, Path::new(path), &LoadSpec::default(), &tell)? {
                 println!("{}", image.id);
             }
+        }
+        ("pull", [name]) => {
+            println!("{}", pull(&store, &name.parse()?, &PullSpec::default(), &tell)?.id);
+        }
+        ("push", [name]) => {
+            let image = store.find(name)?;
+            println!("{}", push(&store, &image, &name.parse()?, &PushSpec::default(), &tell)?);
+        }
+        ("tag", [name, new]) => store.tag(&store.find(name)?, &new.parse()?)?,
+        ("import", [path, name]) => {
+            let spec = ImportSpec { name: Some(name.parse()?), ..ImportSpec::default() };
+            println!("{}", import(&store, Path::new(path), spec, &tell)?.id);
+        }
+        ("save", [path, names @ ..]) => {
+            let file = std::fs::File::create(path)?;
+            save(&store, names, file)?;
         }
         ("list", []) => {
             for image in store.list()? {

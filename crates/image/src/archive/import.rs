@@ -138,7 +138,7 @@ struct Added {
 }
 
 impl Source for Added {
-    fn open(&self, index: usize) -> Result<LayerStream> {
+    fn open(&self, index: usize) -> Result<LayerStream<'_>> {
         let mut archive = self.archive.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let archive = archive.take().filter(|_| index == self.index);
         Ok(Box::new(archive.ok_or_else(|| Error::new("a layer of the image below is not in the store"))?))

@@ -58,12 +58,12 @@ impl Layout {
     }
 
     /// Opens a file.
-    pub(super) fn open(&self, name: &str) -> Result<LayerStream> {
+    pub(super) fn open(&self, name: &str) -> Result<LayerStream<'static>> {
         let missing = || Error::new(format!("archive has no file {name:?}")).with_kind(Kind::Corrupt);
         self.find(name)?.ok_or_else(missing)
     }
 
-    fn find(&self, name: &str) -> Result<Option<LayerStream>> {
+    fn find(&self, name: &str) -> Result<Option<LayerStream<'static>>> {
         match self {
             Self::Archive(archive) => {
                 let Some((offset, left)) = archive.find(name) else { return Ok(None) };

@@ -121,7 +121,7 @@ struct Files<'a> {
 }
 
 impl Source for Files<'_> {
-    fn open(&self, index: usize) -> Result<LayerStream> {
+    fn open(&self, index: usize) -> Result<LayerStream<'_>> {
         let name = self.names.get(index).ok_or_else(|| Error::new("there is no such layer"))?;
         self.layout.open(name)
     }

@@ -182,7 +182,8 @@ impl Store {
     /// An image that is known already gets the further digests; its names are set, and taken from other images. The
     /// second value is whether blobs of the known one are of no more use.
     pub(crate) fn register(&self, mut record: ImageRecord, names: &[Reference]) -> Result<(Image, bool)> {
-        let lock = self.lock_to_add()?;
+        // Alone, because the record is read and written.
+        let lock = self.lock_to_remove()?;
         let id = record.id;
         let (mut changed, mut superseded) = (true, false);
         if let Some(mut known) = self.record(&id)? {
@@ -208,6 +209,19 @@ impl Store {
         }
         drop(lock);
         Ok((self.image_by_id(&id)?, superseded))
+    }
+
+    /// Notes that a repository has an image under a digest.
+    pub(crate) fn add_digest(&self, id: &Digest, digest: &Reference) -> Result<()> {
+        let _lock = self.lock_to_remove()?;
+        let Some(mut record) = self.record(id)? else { return Ok(()) };
+        let text = digest.full();
+        if record.digests.contains(&text) {
+            return Ok(());
+        }
+        record.digests.push(text);
+        let text = serde_json::to_vec(&record).map_err(|error| Error::new(error.to_string()))?;
+        self.replace(&self.image_path(id), &text)
     }
 
     /// The history of an image, newest first, with the size of each line's layer.
