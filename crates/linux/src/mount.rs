@@ -255,6 +255,16 @@ pub fn set_propagation(path: &CStr, flags: u64) -> Result<()> {
     named(syscall(returned.into()), "mount", || format!("none, {path:?}, {flags:#x}")).map(drop)
 }
 
+/// mount(2) with options as one text, for kernels whose file systems take them in no other way.
+pub fn mount_with_options(kind: &str, source: &str, target: &Path, options: &str) -> Result<()> {
+    let text = || format!("{kind}, {}, {options}", target.display());
+    let data = std::ffi::CString::new(options);
+    let data = named(data.map_err(|_| rustix::io::Errno::INVAL), "mount", text)?;
+    let mounted =
+        rustix::mount::mount(source, target, kind, rustix::mount::MountFlags::empty(), Some(data.as_c_str()));
+    named(mounted, "mount", text)
+}
+
 /// A copy of a descriptor that execve(2) closes.
 pub fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     // SAFETY: F_DUPFD_CLOEXEC takes an integer; the result is a new descriptor that nobody else owns.

@@ -35,6 +35,83 @@ pub fn connect(path: &Path) -> Result<OwnedFd> {
     Ok(socket)
 }
 
+/// The address of a socket in a folder, however long the folder's path is: sockets' addresses have 108 bytes.
+fn address_in(folder: BorrowedFd<'_>, name: &str, call: &'static str) -> Result<SocketAddrUnix> {
+    let path = format!("/proc/self/fd/{}/{name}", folder.as_raw_fd());
+    named(SocketAddrUnix::new(path), call, || format!("{}, {name}", fd_name(folder)))
+}
+
+fn packet_socket() -> Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    named(
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None),
+        "socket",
+        || "AF_UNIX, SOCK_SEQPACKET".to_owned(),
+    )
+}
+
+/// A sequenced-packet socket `name` in a folder that listens and never blocks.
+pub fn listen_in(folder: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let text = || format!("{}, {name}", fd_name(folder));
+    let address = address_in(folder, name, "bind")?;
+    let socket = packet_socket()?;
+    named(rustix::net::bind(&socket, &address), "bind", text)?;
+    named(rustix::net::listen(&socket, 128), "listen", text)?;
+    Ok(socket)
+}
+
+/// Connects to the sequenced-packet socket `name` in a folder. The socket blocks.
+pub fn connect_in(folder: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let text = || format!("{}, {name}", fd_name(folder));
+    let address = address_in(folder, name, "connect")?;
+    let socket = packet_socket()?;
+    named(rustix::io::ioctl_fionbio(&socket, false), "ioctl", text)?;
+    named(rustix::net::connect(&socket, &address), "connect", text)?;
+    Ok(socket)
+}
+
+/// accept4(2) of a client that does not block; `None` when none waits.
+pub fn accept(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    use rustix::io::Errno;
+    loop {
+        match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(client) => return Ok(Some(client)),
+            Err(Errno::AGAIN) => return Ok(None),
+            // Who gave up before being accepted is no error of ours.
+            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            Err(errno) => return Err(Error::new("accept4", fd_name(listener), errno)),
+        }
+    }
+}
+
+/// sendmsg(2) of one packet from two parts, without waiting; false when there is no room for it now.
+pub fn send_now(socket: BorrowedFd<'_>, head: &[u8], body: &[u8]) -> Result<bool> {
+    let parts = [IoSlice::new(head), IoSlice::new(body)];
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    loop {
+        match rustix::net::sendmsg(socket, &parts, &mut SendAncillaryBuffer::default(), flags) {
+            Ok(_) => return Ok(true),
+            Err(rustix::io::Errno::AGAIN) => return Ok(false),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => {
+                return Err(Error::new("sendmsg", format!("{}, {} bytes", fd_name(socket), body.len()), errno));
+            }
+        }
+    }
+}
+
+/// recv(2) of one packet without waiting: its length, 0 at the end; `None` when none is there.
+pub fn receive_now(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Option<usize>> {
+    loop {
+        match rustix::net::recv(socket, &mut *bytes, RecvFlags::DONTWAIT) {
+            Ok((count, _)) => return Ok(Some(count)),
+            Err(rustix::io::Errno::AGAIN) => return Ok(None),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(Error::new("recvfrom", fd_name(socket), errno)),
+        }
+    }
+}
+
 /// The most descriptors in one message.
 const MAX_FDS: usize = 32;
 

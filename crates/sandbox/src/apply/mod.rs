@@ -9,6 +9,7 @@ mod init;
 mod mounts;
 mod process;
 mod root;
+mod tree;
 
 pub(crate) use mounts::open_source;
 

@@ -63,6 +63,13 @@ pub struct Running {
     container: Option<(Folder, ContainerState)>,
 }
 
+impl Running {
+    /// The control groups of a container that was built by the call which gave this.
+    pub fn cgroup(&self) -> Option<&crate::cgroup::CgroupState> {
+        self.container.as_ref().map(|(_, state)| &state.cgroup)
+    }
+}
+
 /// Plans a container without making anything.
 pub fn plan_only(id: &ContainerId, spec: &Spec, options: &CreateOptions, host: &Host) -> Result<Plan> {
     let host = within_reach(host, spec, id)?;
