@@ -128,6 +128,18 @@ impl From<moat_sandbox::Error> for Error {
     }
 }
 
+impl From<moat_image::Error> for Error {
+    fn from(error: moat_image::Error) -> Self {
+        let kind = match error.kind() {
+            moat_image::Kind::NotFound => ErrorKind::NotFound,
+            moat_image::Kind::InUse => ErrorKind::Conflict,
+            moat_image::Kind::Ambiguous => ErrorKind::Invalid,
+            _ => ErrorKind::Failed,
+        };
+        Self { chain: vec![error.to_string()], hint: error.hint_text().map(str::to_owned), kind }
+    }
+}
+
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
         let text = match (error.raw_os_error(), error.get_ref()) {

@@ -15,41 +15,84 @@
 //! No lock is global: a workload has a lock of its own, a name is claimed by making a link, and what others read
 //! is replaced by rename. What a SIGKILL at any moment leaves behind is found by `system check`.
 
+mod attach;
+mod check;
 mod error;
+mod events;
+mod exec;
 mod file;
+mod frame;
+mod health;
+mod isolation;
+mod launch;
+mod log;
+mod monitor;
+mod network;
+mod overlay;
 mod roots;
+mod stats;
 mod timestamp;
+mod usage;
 mod workload;
 
-pub mod files;
 pub mod oci;
 pub mod rootless;
 pub mod user;
-pub mod volume;
 
+pub use moat_image as image;
+pub use moat_sandbox::self_exe::protect;
+
+pub use attach::{AttachSpec, Attached, Received};
+pub use check::Finding;
 pub use error::{Context, Error, ErrorKind, Result};
+pub use events::{Action, Event, EventQuery, EventType, Events};
+pub use exec::{ExecProcess, ExecSpec};
+pub use frame::Stream;
+pub use log::{LogLine, LogQuery, Logs};
 pub use roots::Roots;
+pub use stats::{InterfaceStats, ProcessInfo, WorkloadStats};
 pub use timestamp::Timestamp;
+pub use usage::{DiskUsage, Info, PruneSpec, Pruned, WorkloadUsage, older_than};
 pub use workload::{
-    ExitStatus, Health, HealthResult, HealthState, OomVictim, ProcessState, Workload, WorkloadId,
-    WorkloadRecord, WorkloadState, check_name,
+    ExitStatus, Health, HealthResult, HealthState, OomVictim, ProcessState, RemoveOptions, StartOptions,
+    Started, StopOptions, Workload, WorkloadId, WorkloadRecord, WorkloadState, check_name,
 };
 
 /// The engine of one pair of roots.
 #[derive(Clone, Debug)]
 pub struct Engine {
     roots: Roots,
+    images: moat_image::Store,
 }
 
 impl Engine {
     /// Opens the engine; the roots are made where they are missing.
     pub fn open(roots: &Roots) -> Result<Self> {
         roots.prepare()?;
-        Ok(Self { roots: roots.clone() })
+        let ownership = if rootless::is_inside() {
+            moat_image::Ownership::Mapped
+        } else {
+            moat_image::Ownership::Privileged
+        };
+        Ok(Self { images: moat_image::Store::open(&roots.images(), ownership)?, roots: roots.clone() })
     }
 
     /// Where it keeps what it knows.
     pub fn roots(&self) -> &Roots {
         &self.roots
+    }
+
+    /// The images.
+    pub fn images(&self) -> &moat_image::Store {
+        &self.images
+    }
+
+    /// What happens to workloads, images and volumes.
+    pub fn events(&self, query: EventQuery) -> Result<Events> {
+        Events::open(self.roots.events(), query)
+    }
+
+    pub(crate) fn sandbox(&self) -> moat_sandbox::state::Store {
+        moat_sandbox::state::Store::new(self.roots.sandbox())
     }
 }

@@ -8,7 +8,8 @@
 //! | `DATA/removing/ID` | workloads that are gone for everybody, while their files are deleted |
 //! | `DATA/volumes/NAME` | volumes |
 //! | `DATA/events` | what happened |
-//! | `RUN/workloads/ID` | the attach socket and the mount point of a workload that runs |
+//! | `RUN/workloads/ID` | the attach socket of a workload that runs |
+//! | `RUN/root` | where every monitor mounts the root file system of its workload, each in a namespace of its own |
 //! | `RUN/runtime` | the sandbox's state |
 
 use std::fs::DirBuilder;
@@ -76,7 +77,8 @@ impl Roots {
         self.data.join("removing")
     }
 
-    pub(crate) fn volumes(&self) -> PathBuf {
+    /// The folder of volumes.
+    pub fn volumes(&self) -> PathBuf {
         self.data.join("volumes")
     }
 
@@ -86,6 +88,10 @@ impl Roots {
 
     pub(crate) fn running(&self) -> PathBuf {
         self.run.join("workloads")
+    }
+
+    pub(crate) fn mount_point(&self) -> PathBuf {
+        self.run.join("root")
     }
 
     pub(crate) fn sandbox(&self) -> PathBuf {

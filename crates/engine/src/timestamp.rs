@@ -40,6 +40,13 @@ impl Timestamp {
     }
 }
 
+impl Default for Timestamp {
+    /// The beginning of 1970.
+    fn default() -> Self {
+        Self(UNIX_EPOCH)
+    }
+}
+
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
         Self(time)

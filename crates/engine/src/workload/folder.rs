@@ -9,12 +9,12 @@
 //! | `hostname`, `hosts`, `resolv.conf` | mounted over those in /etc |
 //! | `log/json.log` | its output |
 //!
-//! and in the other root, as long as it runs: `attach.sock`, and the mount point `merged`.
+//! and in the other root, as long as it runs: `attach.sock`.
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::FlockOperation;
 
@@ -105,14 +105,20 @@ impl Folder {
         file::write(&self.data.join("state.json"), state, Lasting::Renamed)
     }
 
-    /// The folder of sockets and the mount point; made where it is missing.
+    /// The folder of the socket; made where it is missing.
     pub(crate) fn make_run(&self) -> Result<()> {
-        let merged = self.merged();
-        make_folder(&merged).context(|| format!("folder {}", merged.display()))
+        make_folder(&self.run).context(|| format!("folder {}", self.run.display()))
     }
 
-    pub(crate) fn merged(&self) -> PathBuf {
-        self.run.join("merged")
+    /// Removes what only a workload that runs needs.
+    pub(crate) fn remove_run(&self) -> Result<()> {
+        file::remove_if_there(&self.run.join(crate::monitor::SOCKET))?;
+        match std::fs::remove_dir(&self.run) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).context(|| format!("remove {}", self.run.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn upper(&self) -> PathBuf {
@@ -140,10 +146,5 @@ impl Folder {
         };
         renamed.context(|| format!("move {} away", self.data.display()))?;
         Ok(target)
-    }
-
-    /// Whether a path lies in this folder, as spared files do.
-    pub(crate) fn holds(&self, path: &Path) -> bool {
-        path.starts_with(&self.data) || path.starts_with(&self.run)
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::Timestamp;
 
 /// What stays the same from `create` on, but for a new name or new limits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WorkloadRecord {
     /// 64 hexadecimal digits.
     pub id: String,
@@ -158,6 +158,23 @@ impl WorkloadState {
     /// Whether its program runs, frozen or not.
     pub fn is_running(&self) -> bool {
         matches!(self.status, Status::Running | Status::Paused)
+    }
+
+    /// Whether a monitor watches over it, or should.
+    pub fn monitor_expected(&self) -> bool {
+        self.monitor.pid != 0
+    }
+
+    /// Docker's word for the status.
+    pub fn status_name(&self) -> &'static str {
+        match self.status {
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Restarting => "restarting",
+            Status::Exited => "exited",
+            Status::Dead => "dead",
+        }
     }
 
     /// Whether a monitor that should be there is gone: nobody keeps its output or will see it end.

@@ -1,0 +1,179 @@
+//! All that a monitor has to know of its workload, gathered before it is forked.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use moat_image::RunConfig;
+use moat_linux::{fs, process as sys};
+use moat_model::id::ContainerId;
+use moat_model::oci as model;
+use moat_sandbox::host::Host;
+use moat_sandbox::state::Store;
+use rustix::fs::OFlags;
+
+use crate::events::{self, Action, Event, EventType};
+use crate::health::Checker;
+use crate::isolation::Container;
+use crate::network::Network;
+use crate::oci::{self, ExecWish, HealthCheck, HostFacts, NamespacePaths};
+use crate::workload::Folder;
+use crate::{Context, Engine, Error, Result, Timestamp, Workload, WorkloadRecord};
+
+/// How long `stop` waits where nobody has said.
+const STOP_TIMEOUT_S: u64 = 10;
+
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) engine: Engine,
+    pub(crate) folder: Folder,
+    pub(crate) record: WorkloadRecord,
+    image: RunConfig,
+    /// Topmost first.
+    pub(crate) layers: Vec<PathBuf>,
+    pub(crate) mount_point: PathBuf,
+    pub(crate) sandbox_id: ContainerId,
+    facts: HostFacts,
+    pub(crate) stop_signal: i32,
+    health: Option<HealthCheck>,
+    pub(crate) user_xattr: bool,
+}
+
+impl Launch {
+    /// Gathers it.
+    ///
+    /// Errors: the image is gone; a wish that can not be fulfilled.
+    pub(crate) fn new(workload: &Workload) -> Result<Self> {
+        let (engine, record) = (workload.engine(), workload.record());
+        let image = workload.image()?;
+        let run = &image.config.config;
+        let signal = oci::stop_signal(&record.spec, run);
+        let host = Host::detect()?;
+        Ok(Self {
+            engine: engine.clone(),
+            folder: workload.folder().clone(),
+            record: record.clone(),
+            layers: engine.images().layer_paths(image),
+            mount_point: engine.roots().mount_point(),
+            sandbox_id: sandbox_id(workload)?,
+            stop_signal: sys::signal_number(signal).ok_or_else(|| {
+                Error::invalid(format!("stop signal {signal:?} is neither a name nor a number"))
+            })?,
+            health: oci::health(record.spec.health.as_ref(), run)?,
+            user_xattr: host.in_user_namespace,
+            facts: HostFacts::detect(host)?,
+            image: run.clone(),
+        })
+    }
+
+    /// The wall.
+    pub(crate) fn isolation(&self) -> Container {
+        Container::new(self.store(), self.facts.sandbox.clone())
+    }
+
+    /// The sandbox's containers.
+    pub(crate) fn store(&self) -> Store {
+        Store::new(self.engine.roots().sandbox())
+    }
+
+    pub(crate) fn prepare_network(&self) -> Result<Network> {
+        Network::prepare(&self.engine, &self.folder, &self.record)
+    }
+
+    /// The configuration of a workload whose root file system is mounted.
+    pub(crate) fn config(&self, root: &Path, network: &Network) -> Result<model::Spec> {
+        let spec = &self.record.spec;
+        let opened = fs::open(root, OFlags::PATH | OFlags::DIRECTORY)?;
+        let user = spec.user.as_deref().unwrap_or(&self.image.user);
+        let identity = crate::user::look_up(opened.as_fd(), user, &spec.group_add)?;
+        let id_maps = oci::user_namespace(spec.userns.as_deref(), None)?;
+        let namespaces = NamespacePaths { network: network.namespace.clone(), ..NamespacePaths::default() };
+        oci::config(&oci::Inputs {
+            id: self.folder.id.as_str(),
+            spec,
+            image: &self.image,
+            host: &self.facts,
+            identity: &identity,
+            root,
+            mounts: &[],
+            devices: &oci::devices::look_up(spec)?,
+            block_devices: &oci::devices::block_devices(&spec.limits)?,
+            id_maps: id_maps.as_ref(),
+            namespaces: &namespaces,
+        })
+    }
+
+    /// A further process, as a health check wants it: of the workload's own user.
+    pub(crate) fn exec_process(&self, wish: &ExecWish) -> Result<model::Process> {
+        let (folder, _) = moat_sandbox::container::load(&self.store(), &self.sandbox_id)?;
+        let first = folder.config()?.process.ok_or_else(|| Error::new("the configuration has no process"))?;
+        oci::exec_process(wish, &first, (&self.record.spec, &self.image), &self.facts, None)
+    }
+
+    pub(crate) fn health_checker(&self) -> Option<Checker> {
+        self.health.clone().map(Checker::new)
+    }
+
+    pub(crate) fn stop_timeout(&self) -> Duration {
+        Duration::from_secs(self.record.spec.stop_timeout_s.unwrap_or(STOP_TIMEOUT_S))
+    }
+
+    /// Lets a frozen workload run, so that a signal can reach it.
+    pub(crate) fn thaw(&self) -> Result<()> {
+        let (_, state) = moat_sandbox::container::load(&self.store(), &self.sandbox_id)?;
+        Ok(state.cgroup.thaw()?)
+    }
+
+    pub(crate) fn event(&self, action: Action, more: &[(&str, String)]) -> Result<()> {
+        tell(&self.engine, &self.record, action, more)
+    }
+
+    /// Removes the workload, which has ended.
+    pub(crate) fn remove(&self) -> Result<()> {
+        self.folder.remove_run()?;
+        crate::workload::remove_files(&self.engine, &self.folder, &self.record, true)
+    }
+}
+
+/// The sandbox knows a workload by its id.
+pub(crate) fn sandbox_id(workload: &Workload) -> Result<ContainerId> {
+    ContainerId::new(workload.id().as_str()).map_err(|error| Error::new(error.to_string()))
+}
+
+/// How long `stop` waits before it kills, in milliseconds; -1 of the image is for ever, as Docker has it.
+pub(crate) fn stop_timeout_ms(workload: &Workload) -> Result<Option<u64>> {
+    let of_image = || -> Result<Option<i64>> { Ok(workload.image()?.config.config.stop_timeout) };
+    let seconds = match workload.spec().stop_timeout_s {
+        Some(seconds) => seconds,
+        None => match of_image()? {
+            Some(seconds) => match u64::try_from(seconds) {
+                Ok(seconds) => seconds,
+                Err(_) => return Ok(None),
+            },
+            None => STOP_TIMEOUT_S,
+        },
+    };
+    Ok(Some(seconds.saturating_mul(1000)))
+}
+
+/// Writes an event of a workload down.
+pub(crate) fn tell(
+    engine: &Engine,
+    record: &WorkloadRecord,
+    action: Action,
+    more: &[(&str, String)],
+) -> Result<()> {
+    let mut attributes: BTreeMap<String, String> = record.spec.labels.clone();
+    attributes.insert("image".to_owned(), record.spec.image.clone());
+    attributes.insert("name".to_owned(), record.name.clone());
+    attributes.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+    let event = Event {
+        time: Timestamp::now(),
+        kind: EventType::Container,
+        action,
+        id: record.id.clone(),
+        attributes,
+    };
+    events::append(&engine.roots().events(), &event).context(|| format!("event {}", action.name()))
+}
