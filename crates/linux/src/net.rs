@@ -43,11 +43,9 @@ fn address_in(folder: BorrowedFd<'_>, name: &str, call: &'static str) -> Result<
 
 fn packet_socket() -> Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    named(
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None),
-        "socket",
-        || "AF_UNIX, SOCK_SEQPACKET".to_owned(),
-    )
+    named(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None), "socket", || {
+        "AF_UNIX, SOCK_SEQPACKET".to_owned()
+    })
 }
 
 /// A sequenced-packet socket `name` in a folder that listens and never blocks.
@@ -94,7 +92,11 @@ pub fn send_now(socket: BorrowedFd<'_>, head: &[u8], body: &[u8]) -> Result<bool
             Err(rustix::io::Errno::AGAIN) => return Ok(false),
             Err(rustix::io::Errno::INTR) => {}
             Err(errno) => {
-                return Err(Error::new("sendmsg", format!("{}, {} bytes", fd_name(socket), body.len()), errno));
+                return Err(Error::new(
+                    "sendmsg",
+                    format!("{}, {} bytes", fd_name(socket), body.len()),
+                    errno,
+                ));
             }
         }
     }
