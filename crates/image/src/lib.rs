@@ -28,13 +28,16 @@ mod store;
 mod stream;
 
 pub use archive::{
-    CommitSpec, ImportSpec, LoadSpec, commit, import, import_from, load, load_from, save, save_to_folder,
-    write_root, write_upper,
+    CommitSpec, ImportSpec, LoadSpec, TarWriter, commit, import, import_from, load, load_from, save,
+    save_to_folder, write_root, write_upper,
 };
 pub use config::{HealthCheck, History, ImageConfig, RootFs, RunConfig};
 pub use digest::Digest;
 pub use error::{Context, Error, Kind, Result};
-pub use layer::{Action, Entry, LayerLimits, LayerPath, LayerReader, Metadata, Ownership, UnpackReport};
+pub use layer::{
+    Action, Entry, LayerLimits, LayerPath, LayerReader, Metadata, Ownership, TarEntry, TarReader,
+    UnpackReport,
+};
 pub use manifest::{Descriptor, Document, Index, Manifest, media_type};
 pub use platform::Platform;
 pub use progress::{LayerProgress, Listener, Progress, silent};
@@ -45,3 +48,4 @@ pub use registry::{
 pub use store::{
     DiskUsage, Finding, FindingKind, Hold, Image, ImageUsage, Layer, LayerHistory, Pruned, Removed, Store,
 };
+pub use tar::EntryType;

@@ -15,25 +15,33 @@ const BLOCK: usize = 512;
 
 /// An entry as it stands in the archive: paths are not checked yet.
 #[derive(Debug)]
-pub(crate) struct RawEntry {
-    pub(crate) path: Vec<u8>,
-    pub(crate) kind: EntryType,
-    pub(crate) link: Vec<u8>,
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
+pub struct RawEntry {
+    /// Where, as the archive says.
+    pub path: Vec<u8>,
+    /// What.
+    pub kind: EntryType,
+    /// Target of a link.
+    pub link: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
     /// Seconds and nanoseconds since 1970.
-    pub(crate) mtime: (i64, u32),
-    pub(crate) device: (u32, u32),
-    pub(crate) xattrs: Vec<(String, Vec<u8>)>,
+    pub mtime: (i64, u32),
+    /// Major and minor number of a node.
+    pub device: (u32, u32),
+    /// Extended attributes.
+    pub xattrs: Vec<(String, Vec<u8>)>,
     /// The size of the file, holes counted.
-    pub(crate) size: u64,
+    pub size: u64,
     /// Offset and length of the parts that are no holes; `None`: the whole file.
-    pub(crate) sparse: Option<Vec<(u64, u64)>>,
+    pub sparse: Option<Vec<(u64, u64)>>,
 }
 
 /// Reads one entry after the other. The content of an entry is read, or skipped by the next call.
-pub(crate) struct Entries<R> {
+pub struct Entries<R> {
     from: R,
     /// What is left of the current entry's content, and of the padding behind it.
     left: u64,
@@ -43,7 +51,8 @@ pub(crate) struct Entries<R> {
 }
 
 impl<R: BufRead> Entries<R> {
-    pub(crate) fn new(from: R) -> Self {
+    /// Reads an archive without compression.
+    pub fn new(from: R) -> Self {
         Self { from, left: 0, padding: 0, global: Extended::default(), ended: false }
     }
 
@@ -246,7 +255,7 @@ impl<R: BufRead> Entries<R> {
     /// The next bytes of the current entry's content, at most `most`; empty at its end.
     ///
     /// They stay until [`consume`](Self::consume) takes them.
-    pub(crate) fn content(&mut self, most: u64) -> Result<&[u8]> {
+    pub fn content(&mut self, most: u64) -> Result<&[u8]> {
         let most = usize::try_from(self.left.min(most)).unwrap_or(usize::MAX);
         if most == 0 {
             return Ok(&[]);
@@ -259,7 +268,7 @@ impl<R: BufRead> Entries<R> {
     }
 
     /// Takes bytes that [`content`](Self::content) has given.
-    pub(crate) fn consume(&mut self, count: usize) {
+    pub fn consume(&mut self, count: usize) {
         self.from.consume(count);
         self.left = self.left.saturating_sub(count as u64);
     }

@@ -16,6 +16,7 @@ mod pax;
 pub(crate) mod tree;
 pub(crate) mod unpack;
 
+pub use archive::{Entries as TarReader, RawEntry as TarEntry};
 pub use entry::{Action, Entry, LayerReader, Metadata};
 pub use limits::LayerLimits;
 pub use path::LayerPath;
