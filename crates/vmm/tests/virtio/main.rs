@@ -1,0 +1,12 @@
+//! The rules of "Virtual I/O Device (VIRTIO) Version 1.2" that a device can break. Each test names the
+//! section that has the rule.
+
+mod block;
+mod console;
+mod driver;
+mod net;
+mod probe;
+mod registers;
+mod rings;
+mod rng;
+mod vsock;
