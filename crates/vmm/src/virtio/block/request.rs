@@ -106,7 +106,10 @@ impl Rules {
     fn range(&self, sector: u64, length_bytes: u64) -> Option<u64> {
         let sectors = length_bytes / SECTOR_BYTES;
         let inside = sector.checked_add(sectors)? <= self.sectors;
-        (inside && length_bytes.is_multiple_of(SECTOR_BYTES)).then_some(sector * SECTOR_BYTES)
+        if !inside || !length_bytes.is_multiple_of(SECTOR_BYTES) {
+            return None;
+        }
+        sector.checked_mul(SECTOR_BYTES)
     }
 
     /// A discard or a write-zeroes, of which the configuration allows one range each.
