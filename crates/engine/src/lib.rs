@@ -35,9 +35,11 @@ mod timestamp;
 mod usage;
 mod workload;
 
+pub mod files;
 pub mod oci;
 pub mod rootless;
 pub mod user;
+pub mod volume;
 
 pub use moat_image as image;
 pub use moat_sandbox::self_exe::protect;

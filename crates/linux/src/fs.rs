@@ -294,3 +294,31 @@ pub fn duplicate_inherited(number: std::os::fd::RawFd) -> Result<OwnedFd> {
     // SAFETY: the kernel has just made this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(copy as libc::c_int) })
 }
+
+/// linkat(2) with AT_EMPTY_PATH: another name for the file behind a descriptor, which may be of O_PATH.
+pub fn link_descriptor(file: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &Path) -> Result<()> {
+    named(rustix::fs::linkat(file, "", dir, name, AtFlags::EMPTY_PATH), "linkat", || {
+        format!("{}, {}, {}", fd_name(file), fd_name(dir), name.display())
+    })
+}
+
+/// utimensat(2) with AT_EMPTY_PATH: access and modification time, seconds and nanoseconds since 1970, of the file
+/// behind a descriptor, which may be of O_PATH.
+pub fn set_times(fd: BorrowedFd<'_>, access: (i64, i64), modification: (i64, i64)) -> Result<()> {
+    use rustix::fs::{Timespec, Timestamps};
+    let time = |(tv_sec, tv_nsec)| Timespec { tv_sec, tv_nsec };
+    let times = Timestamps { last_access: time(access), last_modification: time(modification) };
+    named(rustix::fs::utimensat(fd, "", &times, AtFlags::EMPTY_PATH), "utimensat", || {
+        format!("{}, {}", fd_name(fd), modification.0)
+    })
+}
+
+/// chmod(2) of what a descriptor refers to, which may be of O_PATH, through /proc/self/fd: nothing can be put in its
+/// place meanwhile. Errors: EOPNOTSUPP for a symbolic link.
+pub fn chmod_descriptor(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
+    use std::os::fd::AsRawFd;
+    let entry = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    named(rustix::fs::chmod(entry, Mode::from_raw_mode(mode)), "chmod", || {
+        format!("{}, {mode:04o}", fd_name(fd))
+    })
+}

@@ -29,6 +29,7 @@ pub mod tap;
 pub mod thread;
 pub mod tty;
 pub mod vsock;
+pub mod xattr;
 
 pub use error::{Error, Result, errno_name, fd_name};
 pub use rustix::io::Errno;

@@ -24,5 +24,6 @@ pub mod seccomp;
 pub mod self_exe;
 pub mod state;
 pub mod step;
+pub mod tree;
 
 pub use error::{Context, Error, Result};

@@ -14,7 +14,7 @@ pub struct ReadyMount {
     /// Absolute path in the workload.
     pub target: String,
     /// What is mounted.
-    pub ready: Ready,
+    pub source: Source,
     /// No writing through this mount, nor through those below it.
     pub read_only: bool,
     /// Owners are mapped: empty maps as the workload's user namespace does.
@@ -23,7 +23,7 @@ pub struct ReadyMount {
 
 /// What is mounted.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Ready {
+pub enum Source {
     /// A file or folder of the host, which may be a path below /proc/self/fd.
     Bind {
         /// Where it is.
@@ -120,7 +120,7 @@ pub(super) fn mounts(inputs: &Inputs<'_>, linux: &mut Linux) -> Result<Vec<Mount
     Ok(found)
 }
 
-fn check_target(target: &str) -> Result<()> {
+pub(crate) fn check_target(target: &str) -> Result<()> {
     let path = Path::new(target);
     if !path.is_absolute() {
         return Err(Error::new(format!("the mount's target {target:?} is not an absolute path")));
@@ -135,7 +135,7 @@ fn check_target(target: &str) -> Result<()> {
 }
 
 /// Whether two targets are the same but for slashes and dots.
-fn same_place(one: &str, other: &str) -> bool {
+pub(crate) fn same_place(one: &str, other: &str) -> bool {
     Path::new(one).components().eq(Path::new(other).components())
 }
 
@@ -193,8 +193,8 @@ fn ipc(inputs: &Inputs<'_>) -> Vec<Mount> {
 
 fn convert(ready: &ReadyMount, inputs: &Inputs<'_>, linux: &mut Linux) -> Result<Mount> {
     let mut found = Mount { destination: PathBuf::from(&ready.target), ..Mount::default() };
-    match &ready.ready {
-        Ready::Bind { source, recursive, propagation } => {
+    match &ready.source {
+        Source::Bind { source, recursive, propagation } => {
             found.kind = "bind".to_owned();
             found.source = Some(source.clone());
             found.options.push(if *recursive { "rbind" } else { "bind" }.to_owned());
@@ -205,7 +205,7 @@ fn convert(ready: &ReadyMount, inputs: &Inputs<'_>, linux: &mut Linux) -> Result
                 found.options.push(if *recursive { "rro" } else { "ro" }.to_owned());
             }
         }
-        Ready::Tmpfs(options) => {
+        Source::Tmpfs(options) => {
             found.kind = "tmpfs".to_owned();
             found.source = Some("tmpfs".into());
             found.options.clone_from(options);

@@ -69,7 +69,7 @@ pub fn user_namespace(wanted: Option<&str>, auto: Option<(u32, u32)>) -> Result<
 }
 
 /// Parses `CONTAINER:HOST:SIZE`.
-pub(super) fn parse_map(text: &str, what: &str) -> Result<IdMapping> {
+pub(crate) fn parse_map(text: &str, what: &str) -> Result<IdMapping> {
     let bad = || {
         Error::new(format!("{what} {text:?} is not of the form CONTAINER:HOST:SIZE, three numbers"))
             .hint("as in 0:100000:65536")

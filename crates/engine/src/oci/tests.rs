@@ -270,11 +270,11 @@ const WISHES: &[Wish] = &[
     }),
     ("mounts", |case| case.mounts = vec![
         bind("/a/b/c", "/srv/c", false), bind("/a", "/srv/a", true),
-        ReadyMount { target: "/run".to_owned(), ready: Ready::Tmpfs(strings(&["noexec"])), read_only: true, idmap: None },
+        ReadyMount { target: "/run".to_owned(), source: Source::Tmpfs(strings(&["noexec"])), read_only: true, idmap: None },
     ]),
     ("a shared mount", |case| {
-        let ready = Ready::Bind { source: "/srv".into(), recursive: false, propagation: "rshared".to_owned() };
-        case.mounts = vec![ReadyMount { target: "/a".to_owned(), ready, read_only: true, idmap: None }];
+        let source = Source::Bind { source: "/srv".into(), recursive: false, propagation: "rshared".to_owned() };
+        case.mounts = vec![ReadyMount { target: "/a".to_owned(), source, read_only: true, idmap: None }];
     }),
     ("a mount over /dev", |case| case.mounts = vec![bind("/dev/", "/srv/dev", false)]),
     ("a mount over /dev/shm", |case| case.mounts = vec![bind("/dev/shm", "/srv", false)]),
@@ -301,8 +301,8 @@ fn device(path: &str, major: i64, minor: i64, access: &str) -> ReadyDevice {
 }
 
 fn bind(target: &str, source: &str, read_only: bool) -> ReadyMount {
-    let ready = Ready::Bind { source: source.into(), recursive: true, propagation: "rprivate".to_owned() };
-    ReadyMount { target: target.to_owned(), ready, read_only, idmap: None }
+    let source = Source::Bind { source: source.into(), recursive: true, propagation: "rprivate".to_owned() };
+    ReadyMount { target: target.to_owned(), source, read_only, idmap: None }
 }
 
 #[test]

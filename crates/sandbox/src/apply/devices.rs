@@ -9,9 +9,9 @@ use moat_linux::{Errno, mount, tty};
 use rustix::fs::{CWD, FileType, OFlags, Stat};
 
 use super::Init;
-use super::tree::{self, Kind};
 use crate::step::{Node, Terminal};
 use crate::sync::FromInit;
+use crate::tree::{self, Kind};
 use crate::{Context, Error, Result};
 
 fn file_type(node: &Node) -> FileType {

@@ -9,7 +9,6 @@ mod init;
 mod mounts;
 mod process;
 mod root;
-mod tree;
 
 pub(crate) use mounts::open_source;
 

@@ -9,8 +9,8 @@ use moat_linux::{Errno, mount::propagation};
 use rustix::fs::{CWD, FileType, OFlags};
 
 use super::Init;
-use super::tree::{self, Kind};
 use crate::step::{MountSource, MountStep};
+use crate::tree::{self, Kind};
 use crate::{Context, Error, Result};
 
 impl Init<'_> {
@@ -79,7 +79,7 @@ impl Init<'_> {
             Err(error) => return Err(error.into()),
         };
         if copy_up && let Some(below) = &below {
-            tree::copy(below.as_fd(), mounted.as_fd()).context(|| "copy up")?;
+            tree::copy(below.as_fd(), mounted.as_fd(), &|uid, gid| (uid, gid)).context(|| "copy up")?;
         }
         // proc and sysfs are what masks and sysctls rely on: a link in the image must not divert them.
         let of_the_kernel = matches!(kind, "proc" | "sysfs");

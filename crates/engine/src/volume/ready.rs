@@ -1,0 +1,152 @@
+//! The sources of a workload's mounts, looked up when it starts.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use moat_linux::fs::{self, Follow};
+use moat_linux::mount::mount_id;
+use moat_model::workload::{MountSource, MountSpec};
+use rustix::fs::OFlags;
+
+use super::Volumes;
+use super::fill::fill;
+use crate::oci::{IdMaps, ReadyMount, Source, parse_map, tmpfs_options};
+use crate::{Context, Error, Result};
+
+/// Mounts whose sources are there.
+#[derive(Debug, Default)]
+pub struct Ready {
+    /// For the configuration.
+    pub mounts: Vec<ReadyMount>,
+    /// What the paths below /proc/self/fd among the sources refer to: to be kept until the workload is built.
+    pub keep: Vec<OwnedFd>,
+}
+
+/// Looks up every source. On the workload's first start empty volumes get what the image has at their place, `root`
+/// being its root file system.
+///
+/// Errors: a source is not there, or is not what the mount needs.
+pub fn ready(
+    volumes: &Volumes,
+    mounts: &[MountSpec],
+    root: BorrowedFd<'_>,
+    first_start: bool,
+    maps: Option<&IdMaps>,
+) -> Result<Ready> {
+    let mut found = Ready::default();
+    for mount in mounts {
+        let what = || format!("mount {}", mount.target);
+        let source = match &mount.source {
+            MountSource::Volume { name, no_copy, subpath, .. } => {
+                let name =
+                    name.as_deref().ok_or_else(|| Error::new("the volume has no name")).context(what)?;
+                let volume = volumes.find(name).context(what)?;
+                if first_start && !no_copy && subpath.is_none() {
+                    fill(&volume, root, &mount.target, maps).context(what)?;
+                }
+                let path = volume.path()?;
+                let source = match subpath {
+                    Some(below) => {
+                        part(&path, below, &mut found.keep).context(|| format!("volume {name}"))?
+                    }
+                    None => path,
+                };
+                Source::Bind { source, recursive: true, propagation: "rprivate".to_owned() }
+            }
+            MountSource::Bind { path, create, propagation, non_recursive } => {
+                let propagation = propagation.as_deref().unwrap_or("rprivate");
+                bind_source(path, *create).context(what)?;
+                check_propagation(path, propagation).context(what)?;
+                Source::Bind {
+                    source: PathBuf::from(path),
+                    recursive: !non_recursive,
+                    propagation: propagation.to_owned(),
+                }
+            }
+            MountSource::Tmpfs { size_bytes, mode, options } => {
+                Source::Tmpfs(tmpfs_options(*size_bytes, *mode, options).context(what)?)
+            }
+        };
+        found.mounts.push(ReadyMount {
+            target: mount.target.clone(),
+            source,
+            read_only: mount.read_only,
+            idmap: idmap(mount, maps).context(what)?,
+        });
+    }
+    Ok(found)
+}
+
+/// A folder or file within a volume. What workloads have put there can lead nowhere else, and what was found is held
+/// by its descriptor, so that it can not be exchanged.
+fn part(volume: &Path, below: &str, keep: &mut Vec<OwnedFd>) -> Result<PathBuf> {
+    if Path::new(below).is_absolute() || below.split('/').any(|part| part == "..") {
+        return Err(Error::invalid(format!("subpath {below:?} must be relative and without \"..\"")));
+    }
+    let data = fs::open(volume, OFlags::PATH | OFlags::DIRECTORY)?;
+    let found = fs::open_in_root(data.as_fd(), Path::new(below), OFlags::PATH, 0, Follow::InRoot)
+        .context(|| format!("subpath {below:?}"))?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+    keep.push(found);
+    Ok(path)
+}
+
+/// The source of a bind mount is there, or is made as a folder, as Docker does for `-v`.
+fn bind_source(path: &str, create: bool) -> Result<()> {
+    if !Path::new(path).is_absolute() {
+        return Err(Error::invalid(format!("the source {path:?} is not an absolute path")));
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Ok(()),
+        Err(error) if create && error.kind() == std::io::ErrorKind::NotFound => {
+            let mut builder = std::fs::DirBuilder::new();
+            builder.mode(0o755).recursive(true).create(path).context(|| format!("make the source {path}"))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::invalid(format!("the source {path} does not exist"))
+                .hint("-v makes it, --mount does not"))
+        }
+        Err(error) => Err(error).context(|| format!("the source {path}")),
+    }
+}
+
+/// Mounts of the host reach the workload, or the other way round, only from a mount that is shared.
+fn check_propagation(path: &str, propagation: &str) -> Result<()> {
+    let needs: &[&str] = match propagation {
+        "private" | "rprivate" => return Ok(()),
+        "shared" | "rshared" => &["shared:"],
+        "slave" | "rslave" => &["shared:", "master:"],
+        other => {
+            return Err(Error::invalid(format!("propagation {other:?} is not known"))
+                .hint("shared, slave and private are, each also with an r before it"));
+        }
+    };
+    let source = fs::open(Path::new(path), OFlags::PATH)?;
+    let id = mount_id(source.as_fd())?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo").context(|| "the host's mounts")?;
+    // proc_pid_mountinfo(5): optional fields stand between the sixth and a lone dash.
+    let line =
+        table.lines().find(|line| line.split(' ').next().and_then(|text| text.parse().ok()) == Some(id));
+    let fields = line.unwrap_or_default().split(' ').skip(6).take_while(|field| *field != "-");
+    if fields.into_iter().any(|field| needs.iter().any(|wanted| field.starts_with(wanted))) {
+        return Ok(());
+    }
+    let kind = needs.first().unwrap_or(&"").trim_end_matches(':');
+    Err(Error::invalid(format!("the source {path} is not on a {kind} mount, so {propagation} has no effect"))
+        .hint(format!("mount --make-{kind} makes it one")))
+}
+
+/// Volumes keep ids as their workloads see them, so in a user namespace they are always mapped.
+fn idmap(mount: &MountSpec, maps: Option<&IdMaps>) -> Result<Option<IdMaps>> {
+    match &mount.idmap {
+        None => {
+            let volume = matches!(mount.source, MountSource::Volume { .. });
+            Ok(maps.filter(|_| volume).map(|_| IdMaps::default()))
+        }
+        Some(texts) => {
+            let parsed = texts.iter().map(|text| parse_map(text, "idmap")).collect::<Result<Vec<_>>>()?;
+            Ok(Some(IdMaps { uids: parsed.clone(), gids: parsed }))
+        }
+    }
+}
