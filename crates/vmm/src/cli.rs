@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Wait for a machine to be configured and started by the control socket.
     Serve(ServeArgs),
+    /// Make a machine from a snapshot and let its guest go on.
+    Restore(RestoreArgs),
     /// Ask a monitor, or tell it what to do, over its control socket.
     #[command(flatten)]
     Control(ControlCommand),
@@ -38,6 +40,8 @@ pub(crate) enum ControlCommand {
     Resume(Socket),
     /// End the machine and its monitor.
     Stop(Socket),
+    /// Write a snapshot of the paused machine.
+    Snapshot(SnapshotArgs),
     /// Every exit of the guest, with what it cost.
     Exits(ExitsArgs),
 }
@@ -60,10 +64,72 @@ pub(crate) struct ExitsArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct SnapshotArgs {
+    #[command(flatten)]
+    pub(crate) socket: Socket,
+    /// What to call it.
+    #[arg(long)]
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// Where to make the control socket, or `fd:N` for a listening one that is inherited.
     #[arg(long, value_name = "PATH")]
     pub(crate) api: String,
+    #[command(flatten)]
+    pub(crate) shelf: ShelfArgs,
+}
+
+/// Where snapshots go.
+#[derive(Debug, Args)]
+pub(crate) struct ShelfArgs {
+    /// A folder for snapshots, or `fd:N`.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) snapshots: Option<String>,
+    /// A file of 32 bytes with which snapshots are authenticated, or `fd:N`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// The snapshot's folder, or `fd:N`.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) from: String,
+    /// Check the memory's sums while the guest runs already. For snapshots that nobody else can write to.
+    #[arg(long)]
+    pub(crate) late_check: bool,
+    /// Another file for disk N: N=FILE. May be repeated.
+    #[arg(long, value_name = "N=FILE", value_parser = numbered)]
+    pub(crate) disk: Vec<(usize, String)>,
+    /// Another tap device for network card N: N=TAP. May be repeated.
+    #[arg(long, value_name = "N=TAP", value_parser = numbered)]
+    pub(crate) net: Vec<(usize, String)>,
+    /// Another unix socket for the guest's sockets.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) vsock: Option<String>,
+    #[command(flatten)]
+    pub(crate) shelf: ShelfArgs,
+    #[command(flatten)]
+    pub(crate) life: LifeArgs,
+}
+
+/// What a machine has beside its specification.
+#[derive(Debug, Args)]
+pub(crate) struct LifeArgs {
+    /// Where to make the control socket, or `fd:N` for a listening one that is inherited.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) api: Option<String>,
+    /// Make the machine, and wait for the control socket to start it.
+    #[arg(long, requires = "api")]
+    pub(crate) paused: bool,
+    /// In the end, print every exit with what it cost, to standard error.
+    #[arg(long)]
+    pub(crate) exits: bool,
+    /// Print where the time of the start went, to standard error.
+    #[arg(long)]
+    pub(crate) timeline: bool,
 }
 
 #[derive(Debug, Args)]
@@ -119,18 +185,10 @@ pub(crate) struct RunArgs {
     /// The kernel's System.map: exits are counted by the guest's function, too.
     #[arg(long, value_name = "FILE")]
     symbols: Option<String>,
-    /// Where to make the control socket, or `fd:N` for a listening one that is inherited.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) api: Option<String>,
-    /// Make the machine, and wait for the control socket to start it.
-    #[arg(long, requires = "api")]
-    pub(crate) paused: bool,
-    /// In the end, print every exit with what it cost, to standard error.
-    #[arg(long)]
-    pub(crate) exits: bool,
-    /// Print where the time of the start went, to standard error.
-    #[arg(long)]
-    pub(crate) timeline: bool,
+    #[command(flatten)]
+    pub(crate) shelf: ShelfArgs,
+    #[command(flatten)]
+    pub(crate) life: LifeArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -209,6 +267,12 @@ fn common(key: &str, value: Option<&str>, queues: &mut u16, limit: &mut LimitSpe
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+fn numbered(text: &str) -> Result<(usize, String), String> {
+    let (number, file) = text.split_once('=').ok_or("it is N=FILE, such as 0=copy.img")?;
+    let number = number.parse().map_err(|_| format!("{number:?} is no number"))?;
+    Ok((number, file.to_owned()))
 }
 
 fn unknown(key: &str, value: Option<&str>, of: &str) -> String {

@@ -9,9 +9,13 @@ use moat_vmm::machine::Timeline;
 use moat_vmm::machine::stdio::RawTerminal;
 use moat_vmm::monitor::Monitor;
 use moat_vmm::processor::End;
+use moat_vmm::snapshot::{Check, Key, Shelf, read_key};
 use moat_vmm::{Context, Error, Result};
 
-use crate::cli::{Cli, Command, ControlCommand, ExitsArgs, RunArgs, ServeArgs, Socket};
+use crate::cli::{
+    Cli, Command, ControlCommand, ExitsArgs, LifeArgs, RestoreArgs, RunArgs, ServeArgs, ShelfArgs,
+    SnapshotArgs, Socket,
+};
 use crate::say;
 
 const CODE_RESET: u8 = 121;
@@ -22,36 +26,83 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Run(arguments) => run_machine(&arguments),
         Command::Serve(arguments) => serve(&arguments),
+        Command::Restore(arguments) => restore(&arguments),
         Command::Control(command) => control(&command),
     }
 }
 
 fn run_machine(arguments: &RunArgs) -> Result<u8> {
     let mut timeline = Timeline::new();
+    let mut monitor = monitor(&arguments.shelf, arguments.life.api.as_deref())?;
+    monitor.configure(arguments.spec(), &mut timeline)?;
+    live(monitor, &arguments.life, timeline)
+}
+
+fn restore(arguments: &RestoreArgs) -> Result<u8> {
+    let mut timeline = Timeline::new();
+    let what = || format!("snapshot {}", arguments.from);
+    let folder = moat_vmm::machine::open_folder(&arguments.from).context(what)?;
+    let key = key(&arguments.shelf)?;
+    let when = if arguments.late_check { Check::Late } else { Check::First };
+    let saved = moat_vmm::snapshot::open(&folder, key.as_ref(), when).context(what)?;
+    timeline.mark("open the snapshot");
+    let mut spec = saved.state.spec().context(what)?;
+    for (number, file) in &arguments.disk {
+        let disk = spec.disks.get_mut(*number);
+        disk.ok_or_else(|| Error::new(format!("the machine has no disk {number}")))?.file.clone_from(file);
+    }
+    for (number, tap) in &arguments.net {
+        let net = spec.nets.get_mut(*number);
+        net.ok_or_else(|| Error::new(format!("the machine has no network card {number}")))?
+            .tap
+            .clone_from(tap);
+    }
+    if let Some(socket) = &arguments.vsock {
+        let vsock = spec.vsock.as_mut().ok_or_else(|| Error::new("the machine has no vsock"))?;
+        vsock.socket.clone_from(socket);
+    }
+    let mut monitor = monitor(&arguments.shelf, arguments.life.api.as_deref())?;
+    monitor.restore(saved, spec, &mut timeline).context(what)?;
+    live(monitor, &arguments.life, timeline)
+}
+
+fn monitor(shelf: &ShelfArgs, api: Option<&str>) -> Result<Monitor> {
     let mut monitor = Monitor::new(Box::new(say))?;
-    if let Some(api) = &arguments.api {
+    if let Some(folder) = &shelf.snapshots {
+        let folder =
+            moat_vmm::machine::open_folder(folder).context(|| format!("folder for snapshots {folder}"))?;
+        monitor.set_shelf(Shelf::new(folder, key(shelf)?));
+    }
+    if let Some(api) = api {
         monitor.serve(server(api)?)?;
     }
-    monitor.configure(arguments.spec(), &mut timeline)?;
+    Ok(monitor)
+}
+
+fn key(shelf: &ShelfArgs) -> Result<Option<Key>> {
+    shelf.key.as_deref().map(read_key).transpose()
+}
+
+/// Runs a machine that is there to its end.
+fn live(mut monitor: Monitor, life: &LifeArgs, mut timeline: Timeline) -> Result<u8> {
     // A terminal is the guest's from here on, and the caller's again in the end.
     let _terminal = RawTerminal::new()?;
-    if !arguments.paused {
+    if !life.paused {
         monitor.resume()?;
         timeline.mark("start");
     }
-    if arguments.timeline {
+    if life.timeline {
         print_error(&timeline.to_string());
     }
     let end = monitor.run()?;
-    if arguments.exits {
+    if life.exits {
         print_error(&monitor.machine()?.exits()?.to_string());
     }
     finish(end)
 }
 
 fn serve(arguments: &ServeArgs) -> Result<u8> {
-    let mut monitor = Monitor::new(Box::new(say))?;
-    monitor.serve(server(&arguments.api)?)?;
+    let mut monitor = monitor(&arguments.shelf, Some(&arguments.api))?;
     finish(monitor.run()?)
 }
 
@@ -82,16 +133,21 @@ fn finish(end: End) -> Result<u8> {
 }
 
 fn control(command: &ControlCommand) -> Result<u8> {
+    let mut body = String::new();
     let (socket, method, target): (&Socket, _, _) = match command {
         ControlCommand::Status(socket) => (socket, "GET", "/machine"),
         ControlCommand::Start(socket) => (socket, "POST", "/machine/start"),
         ControlCommand::Pause(socket) => (socket, "POST", "/machine/pause"),
         ControlCommand::Resume(socket) => (socket, "POST", "/machine/resume"),
         ControlCommand::Stop(socket) => (socket, "POST", "/machine/stop"),
+        ControlCommand::Snapshot(SnapshotArgs { socket, name }) => {
+            body = serde_json::json!({ "name": name }).to_string();
+            (socket, "PUT", "/snapshot")
+        }
         ControlCommand::Exits(ExitsArgs { socket, json: true }) => (socket, "GET", "/exits"),
         ControlCommand::Exits(ExitsArgs { socket, json: false }) => (socket, "GET", "/exits?format=table"),
     };
-    let answer = request(&socket.api, method, target, "")?;
+    let answer = request(&socket.api, method, target, &body)?;
     if !(200..300).contains(&answer.status) {
         let message: Option<String> = serde_json::from_str::<serde_json::Value>(&answer.body)
             .ok()

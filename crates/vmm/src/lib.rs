@@ -17,6 +17,7 @@ pub mod memory;
 pub mod monitor;
 pub mod processor;
 pub mod rate_limit;
+pub mod snapshot;
 pub mod symbols;
 pub mod virtio;
 

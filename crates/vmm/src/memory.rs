@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
 
 use crate::{Context, Error, Result};
 
@@ -51,6 +51,8 @@ pub struct Memory {
     map: Arc<GuestMemory>,
     file: Arc<File>,
     size_bytes: u64,
+    /// The file holds what the guest has written, too.
+    shared: bool,
 }
 
 /// One piece of memory: where the guest sees it, where it lies in the file.
@@ -122,6 +124,34 @@ impl Memory {
         &self.file
     }
 
+    /// Reads what the guest has at an offset of the file; false, and nothing read, where it is known to be
+    /// zero throughout. Takes no page that was not taken before.
+    pub fn read_file(&self, offset: u64, to: &mut [u8]) -> Result<bool> {
+        use std::os::unix::fs::FileExt;
+        if self.shared {
+            let data = rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(offset));
+            if data.map_or_else(|errno| errno == rustix::io::Errno::NXIO, |at| at >= offset + to.len() as u64)
+            {
+                return Ok(false);
+            }
+            self.file.read_exact_at(to, offset)?;
+            return Ok(true);
+        }
+        // The guest's own pages are in the mapping; reading the others takes those of the file.
+        for slot in self.slots() {
+            let (start, end) =
+                (slot.offset.max(offset), (slot.offset + slot.size_bytes).min(offset + to.len() as u64));
+            if start < end
+                && let Some(part) = to.get_mut((start - offset) as usize..(end - offset) as usize)
+            {
+                let from = GuestAddress(slot.guest + (start - slot.offset));
+                let read = self.map.read_slice(part, from);
+                read.map_err(|error| Error::new(format!("reading guest memory: {error}")))?;
+            }
+        }
+        Ok(true)
+    }
+
     /// How much there is.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
@@ -154,7 +184,12 @@ fn map(file: &Arc<File>, size_bytes: u64, sharing: i32) -> Result<Memory> {
         regions.push(region.ok_or_else(|| Error::new(what()))?);
     }
     let map = GuestMemory::from_regions(regions).map_err(|error| Error::new(error.to_string()));
-    Ok(Memory { map: Arc::new(map.context(|| "guest memory")?), file: Arc::clone(file), size_bytes })
+    Ok(Memory {
+        map: Arc::new(map.context(|| "guest memory")?),
+        file: Arc::clone(file),
+        size_bytes,
+        shared: sharing == libc::MAP_SHARED,
+    })
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use crate::kvm::borrow;
 use crate::lock::lock;
 use crate::machine::{Machine, Timeline};
 use crate::processor::End;
+use crate::snapshot::{Saved, Shelf};
 use crate::virtio::console::RESIZED;
 use crate::virtio::{DeviceType, TIMER, VirtioDevice};
 use crate::{Error, Result};
@@ -51,6 +52,7 @@ pub struct Monitor {
     phase: Phase,
     events: EventLoop,
     server: Option<Server>,
+    shelf: Option<Shelf>,
     signals: std::os::fd::OwnedFd,
     notices: Notices,
     faults: u32,
@@ -71,6 +73,7 @@ impl Monitor {
             phase: Phase::Empty,
             events,
             server: None,
+            shelf: None,
             signals,
             notices,
             faults: 0,
@@ -149,6 +152,36 @@ impl Monitor {
         self.machine()?.pause()?;
         self.phase = Phase::Paused;
         Ok(())
+    }
+
+    /// Where snapshots go.
+    pub fn set_shelf(&mut self, shelf: Shelf) {
+        self.shelf = Some(shelf);
+    }
+
+    /// Writes a snapshot of the paused machine.
+    pub fn snapshot(&self, name: &str) -> Result<()> {
+        if self.phase != Phase::Paused {
+            return Err(Error::new("only a paused machine gives a snapshot").hint("pause it first"));
+        }
+        let shelf = self.shelf.as_ref().ok_or_else(|| {
+            Error::new("this monitor has no folder for snapshots").hint("start it with --snapshots FOLDER")
+        })?;
+        let machine = self.machine()?;
+        shelf.write(name, machine.save()?, machine.memory())
+    }
+
+    /// Makes the machine from a snapshot. Its guest waits.
+    pub fn restore(&mut self, saved: Saved, spec: MachineSpec, timeline: &mut Timeline) -> Result<()> {
+        if self.phase != Phase::Empty {
+            return Err(Error::new("the machine is configured already"));
+        }
+        let Saved { state, memory, late } = saved;
+        let machine = Machine::restore(&state, memory, spec, timeline)?;
+        if let Some(check) = late {
+            machine.check_late(check)?;
+        }
+        self.adopt(machine, Phase::Paused)
     }
 
     /// Ends the machine, whatever the guest does.

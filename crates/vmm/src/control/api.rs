@@ -20,6 +20,7 @@ const ROUTES: &[(&str, &str, Handler)] = &[
     ("POST", "/machine/resume", start),
     ("POST", "/machine/stop", stop),
     ("GET", "/exits", exits),
+    ("PUT", "/snapshot", snapshot),
     ("GET", "/openapi.json", openapi),
 ];
 
@@ -81,6 +82,20 @@ fn exits(monitor: &mut Monitor, request: &Request) -> crate::Result<Response> {
         Some("table") => Response::text(&report.to_string()),
         Some(other) => Response::failed(400, &format!("format {other:?} is neither json nor table")),
     })
+}
+
+/// The body of `PUT /snapshot`.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SnapshotBody {
+    name: String,
+}
+
+fn snapshot(monitor: &mut Monitor, request: &Request) -> crate::Result<Response> {
+    let body: SnapshotBody = serde_json::from_slice(&request.body)
+        .map_err(|error| Error::new(format!("the snapshot: {error}")))?;
+    monitor.snapshot(&body.name)?;
+    Ok(Response::done())
 }
 
 fn openapi(_monitor: &mut Monitor, _request: &Request) -> crate::Result<Response> {

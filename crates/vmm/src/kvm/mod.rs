@@ -83,7 +83,6 @@ impl Kvm {
     }
 
     /// The numbers of the model specific registers that KVM can save.
-    #[expect(dead_code, reason = "a snapshot asks")]
     pub(crate) fn saved_msrs(&self) -> Result<Vec<u32>> {
         let list = self.fd.get_msr_index_list().named("KVM_GET_MSR_INDEX_LIST")?;
         Ok(list.as_slice().to_vec())

@@ -44,6 +44,7 @@ pub(crate) struct Watch {
 pub(crate) struct Virtio {
     pub(crate) name: String,
     pub(crate) transport: Arc<Mutex<VirtioTransport>>,
+    pub(crate) line: Arc<dyn InterruptLine>,
     /// One for each queue; none when notifications are to be exits.
     pub(crate) doorbells: Vec<EventFd>,
     pub(crate) watches: Vec<Watch>,
@@ -291,7 +292,7 @@ fn place_on_bus(
 ) -> Result<Virtio> {
     let Part { name, device, watches } = part;
     let base = layout::VIRTIO + u64::from(place) * layout::VIRTIO_BYTES;
-    let wire: Arc<dyn InterruptLine> = Arc::new(line(vm, layout::FIRST_VIRTIO_LINE + u32::from(place))?);
+    let line: Arc<dyn InterruptLine> = Arc::new(line(vm, layout::FIRST_VIRTIO_LINE + u32::from(place))?);
     let queues = device.queue_sizes().len();
     let mut doorbells = Vec::new();
     for queue in (0..queues as u32).filter(|_| with_doorbells) {
@@ -300,12 +301,13 @@ fn place_on_bus(
         vm.add_doorbell(&bell, Doorbell { address, value: Some(queue) })?;
         doorbells.push(bell);
     }
-    let transport = Arc::new(Mutex::new(Transport::new(device, Arc::clone(memory.guest()), wire)));
+    let transport =
+        Arc::new(Mutex::new(Transport::new(device, Arc::clone(memory.guest()), Arc::clone(&line))));
     let touched = event()?;
     let registers = Registers {
         transport: Arc::clone(&transport),
         touched: touched.try_clone().context(|| "event descriptor")?,
     };
     bus.add(Space::Memory, base, layout::VIRTIO_BYTES, &name, Arc::new(Mutex::new(registers)));
-    Ok(Virtio { name, transport, doorbells, watches, touched })
+    Ok(Virtio { name, transport, line, doorbells, watches, touched })
 }

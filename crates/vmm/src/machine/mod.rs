@@ -2,6 +2,7 @@
 
 mod devices;
 pub(crate) mod files;
+mod saved;
 pub mod stdio;
 mod timeline;
 
@@ -36,6 +37,15 @@ pub fn inherited(name: &str) -> Result<OwnedFd> {
     files::inherited(name)?.ok_or_else(|| Error::new(format!("{name:?} is not of the form fd:N")))
 }
 
+/// Opens a folder by path or as `fd:N`.
+pub fn open_folder(name: &str) -> Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    match files::inherited(name)? {
+        Some(folder) => Ok(folder),
+        None => Ok(rustix::fs::open(name, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?),
+    }
+}
+
 /// A machine with its guest.
 pub struct Machine {
     spec: MachineSpec,
@@ -44,13 +54,13 @@ pub struct Machine {
     bus: Arc<Bus>,
     pub(crate) virtio: Vec<Virtio>,
     pub(crate) serial: Option<Arc<Mutex<SerialPort>>>,
-    #[expect(dead_code, reason = "told by a restored snapshot")]
     generation: EventFd,
     ending: Arc<Ending>,
     console_ends: Vec<OwnedFd>,
     symbols: Option<Arc<Symbols>>,
     memory: Memory,
     vm: Vm,
+    kvm: Kvm,
 }
 
 impl Machine {
@@ -99,13 +109,15 @@ impl Machine {
         if let Some(first) = vcpus.first() {
             entry.apply(first, memory.guest())?;
         }
-        Self::assemble(spec, memory, vm, vcpus, timeline)
+        saved::new_generation(&memory)?;
+        Self::assemble(spec, memory, kvm, vm, vcpus, timeline)
     }
 
     /// Puts devices and threads to a VM whose memory and processors are there.
     fn assemble(
         spec: MachineSpec,
         memory: Memory,
+        kvm: Kvm,
         vm: Vm,
         vcpus: Vec<Vcpu>,
         timeline: &mut Timeline,
@@ -136,6 +148,7 @@ impl Machine {
             symbols,
             memory,
             vm,
+            kvm,
         })
     }
 
