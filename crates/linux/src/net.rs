@@ -2,6 +2,7 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -112,6 +113,35 @@ pub fn receive_now(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Option<us
             Err(errno) => return Err(Error::new("recvfrom", fd_name(socket), errno)),
         }
     }
+}
+
+
+/// A socket bound to `address`, for a transport protocol by its number: TCP (6), UDP (17), SCTP (132). It does
+/// not listen; as long as it is open, nobody else can bind the port.
+pub fn bind(address: SocketAddr, protocol: u8) -> Result<OwnedFd> {
+    use rustix::net::sockopt;
+    let text = || format!("{address}, protocol {protocol}");
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let kind = if protocol == 17 { SocketType::DGRAM } else { SocketType::STREAM };
+    let number = std::num::NonZeroU32::new(protocol.into()).map(rustix::net::Protocol::from_raw);
+    let socket = named(rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, number), "socket", text)?;
+    if address.is_ipv6() {
+        named(sockopt::set_ipv6_v6only(&socket, true), "setsockopt", || format!("{}, IPV6_V6ONLY", text()))?;
+    }
+    // Connections of yesterday that still wait are no obstacle; other sockets are, once it is taken back.
+    let reuse = |on| {
+        let set = sockopt::set_socket_reuseaddr(&socket, on);
+        named(set, "setsockopt", || format!("{}, SO_REUSEADDR {on}", text()))
+    };
+    let connections = protocol != 17;
+    if connections {
+        reuse(true)?;
+    }
+    named(rustix::net::bind(&socket, &address), "bind", text)?;
+    if connections {
+        reuse(false)?;
+    }
+    Ok(socket)
 }
 
 /// The most descriptors in one message.
