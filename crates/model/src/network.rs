@@ -260,7 +260,8 @@ pub struct NetAttachment {
     pub workload: String,
     /// Where its network namespace comes from.
     pub mode: NetworkMode,
-    /// The file of its network namespace; none for the host's.
+    /// The file of its network namespace. None for the host's, for one with loopback alone that whoever
+    /// starts it makes (mode none), and for a microVM, whose taps are on the bridges.
     pub namespace: Option<PathBuf>,
     /// Its places, the one that leads outside first.
     pub endpoints: Vec<EndpointState>,

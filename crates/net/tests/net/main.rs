@@ -1,0 +1,11 @@
+//! Networks on the real kernel. Every test makes a host of its own, with an outside; workloads are programs in the
+//! network namespaces that were prepared for them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that can not go on fails, and says where"
+)]
+
+mod host;
+mod reach;
