@@ -115,7 +115,6 @@ pub fn receive_now(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Option<us
     }
 }
 
-
 /// A socket bound to `address`, for a transport protocol by its number: TCP (6), UDP (17), SCTP (132). It does
 /// not listen; as long as it is open, nobody else can bind the port.
 pub fn bind(address: SocketAddr, protocol: u8) -> Result<OwnedFd> {
