@@ -35,15 +35,17 @@ pub fn interrupt_thread(thread: i32) -> Result<()> {
     named(done, "tgkill", || format!("{thread}, SIGRTMIN")).map(drop)
 }
 
-/// Lets [`interrupt_thread`] reach the calling thread, though it was started with all signals blocked.
+/// Lets [`interrupt_thread`] and a filter's trap (SIGSYS) reach the calling thread, though all signals are
+/// blocked otherwise: a trap that is blocked ends the program without a word.
 pub fn unblock_interrupts() -> Result<()> {
     // SAFETY: the set is initialised by sigemptyset before it is used.
     let errno = unsafe {
         let mut only: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut only);
         libc::sigaddset(&raw mut only, interrupt());
+        libc::sigaddset(&raw mut only, libc::SIGSYS);
         libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only, std::ptr::null_mut())
     };
     let done = if errno == 0 { Ok(()) } else { Err(rustix::io::Errno::from_raw_os_error(errno)) };
-    named(done, "rt_sigprocmask", || "SIG_UNBLOCK, [SIGRTMIN]".to_owned())
+    named(done, "rt_sigprocmask", || "SIG_UNBLOCK, [SIGRTMIN SIGSYS]".to_owned())
 }

@@ -44,6 +44,10 @@ pub(crate) enum ControlCommand {
     Snapshot(SnapshotArgs),
     /// Every exit of the guest, with what it cost.
     Exits(ExitsArgs),
+    /// Counters, as JSON.
+    Metrics(Socket),
+    /// The registers of each processor.
+    Vcpus(ExitsArgs),
 }
 
 /// Which monitor.
@@ -58,7 +62,7 @@ pub(crate) struct Socket {
 pub(crate) struct ExitsArgs {
     #[command(flatten)]
     pub(crate) socket: Socket,
-    /// Print JSON instead of a table.
+    /// Print JSON instead of text for a person.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -144,6 +144,9 @@ fn control(command: &ControlCommand) -> Result<u8> {
             body = serde_json::json!({ "name": name }).to_string();
             (socket, "PUT", "/snapshot")
         }
+        ControlCommand::Metrics(socket) => (socket, "GET", "/metrics"),
+        ControlCommand::Vcpus(ExitsArgs { socket, json: true }) => (socket, "GET", "/vcpus"),
+        ControlCommand::Vcpus(ExitsArgs { socket, json: false }) => (socket, "GET", "/vcpus?format=text"),
         ControlCommand::Exits(ExitsArgs { socket, json: true }) => (socket, "GET", "/exits"),
         ControlCommand::Exits(ExitsArgs { socket, json: false }) => (socket, "GET", "/exits?format=table"),
     };

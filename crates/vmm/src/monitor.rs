@@ -9,7 +9,7 @@
 //!
 //! Only this thread changes the state: commands come one after the other out of the event loop.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use moat_model::vmm::MachineSpec;
@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::control::Server;
 use crate::event_loop::{EventLoop, Interest, Source};
+use crate::isolation::{self, Thread};
 use crate::kvm::borrow;
 use crate::lock::lock;
 use crate::machine::{Machine, Timeline};
@@ -58,6 +59,8 @@ pub struct Monitor {
     faults: u32,
     /// The serial port's input is a file, which is always ready and can not be watched.
     always_ready: bool,
+    /// This thread is under its filter.
+    filtered: bool,
     ended: Option<End>,
 }
 
@@ -78,6 +81,7 @@ impl Monitor {
             notices,
             faults: 0,
             always_ready: false,
+            filtered: false,
             ended: None,
         })
     }
@@ -99,7 +103,8 @@ impl Monitor {
         if self.phase != Phase::Empty {
             return Err(Error::new("the machine is configured already"));
         }
-        self.adopt(Machine::new(spec, timeline)?, Phase::Ready)
+        let machine = Machine::new(spec, &self.folders(), timeline)?;
+        self.adopt(machine, Phase::Ready)
     }
 
     /// Takes a machine that was made, and watches what it has.
@@ -125,6 +130,12 @@ impl Monitor {
         Ok(())
     }
 
+    /// What this process needs of the file system while the guest runs.
+    fn folders(&self) -> Vec<BorrowedFd<'_>> {
+        let server = self.server.as_ref().and_then(Server::folder);
+        self.shelf.iter().map(Shelf::folder).chain(server).collect()
+    }
+
     /// The machine, once there is one.
     pub fn machine(&self) -> Result<&Machine> {
         self.machine.as_ref().ok_or_else(|| Error::new("the machine is not configured yet"))
@@ -132,10 +143,16 @@ impl Monitor {
 
     /// Lets the guest begin, or go on.
     pub fn resume(&mut self) -> Result<()> {
-        let machine = self.machine()?;
+        self.machine()?;
         if self.phase == Phase::Running {
             return Err(Error::new("the guest runs already"));
         }
+        if !self.filtered {
+            moat_linux::thread::unblock_interrupts()?;
+            isolation::enter(&isolation::filter(Thread::Main)?)?;
+            self.filtered = true;
+        }
+        let machine = self.machine()?;
         for virtio in &machine.virtio {
             lock(&virtio.transport).resume();
         }
@@ -152,6 +169,24 @@ impl Monitor {
         self.machine()?.pause()?;
         self.phase = Phase::Paused;
         Ok(())
+    }
+
+    /// How often a driver did what it may not.
+    pub fn faults(&self) -> u32 {
+        self.faults
+    }
+
+    /// Looks at the machine while its guest waits, which runs again afterwards if it did before.
+    pub fn while_paused<T>(&mut self, look: impl FnOnce(&Machine) -> Result<T>) -> Result<T> {
+        let ran = self.phase == Phase::Running;
+        if ran {
+            self.pause()?;
+        }
+        let seen = self.machine().and_then(look);
+        if ran {
+            self.resume()?;
+        }
+        seen
     }
 
     /// Where snapshots go.
@@ -177,7 +212,7 @@ impl Monitor {
             return Err(Error::new("the machine is configured already"));
         }
         let Saved { state, memory, late } = saved;
-        let machine = Machine::restore(&state, memory, spec, timeline)?;
+        let machine = Machine::restore(&state, memory, spec, &self.folders(), timeline)?;
         if let Some(check) = late {
             machine.check_late(check)?;
         }

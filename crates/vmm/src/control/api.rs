@@ -20,6 +20,8 @@ const ROUTES: &[(&str, &str, Handler)] = &[
     ("POST", "/machine/resume", start),
     ("POST", "/machine/stop", stop),
     ("GET", "/exits", exits),
+    ("GET", "/metrics", metrics),
+    ("GET", "/vcpus", vcpus),
     ("PUT", "/snapshot", snapshot),
     ("GET", "/openapi.json", openapi),
 ];
@@ -81,6 +83,30 @@ fn exits(monitor: &mut Monitor, request: &Request) -> crate::Result<Response> {
         None | Some("json") => Response::json(&report),
         Some("table") => Response::text(&report.to_string()),
         Some(other) => Response::failed(400, &format!("format {other:?} is neither json nor table")),
+    })
+}
+
+fn metrics(monitor: &mut Monitor, _request: &Request) -> crate::Result<Response> {
+    let phase = monitor.phase();
+    let machine = monitor.machine()?;
+    let exits = machine.exits()?;
+    Ok(Response::json(&json!({
+        "phase": phase,
+        "exits": exits.exits,
+        "kvm": exits.kvm,
+        "memory_bytes": machine.memory().size_bytes(),
+        "driver_faults": monitor.faults(),
+        "paths": machine.paths(),
+    })))
+}
+
+fn vcpus(monitor: &mut Monitor, request: &Request) -> crate::Result<Response> {
+    let dump = monitor.while_paused(crate::machine::Machine::dump)?;
+    let text = || dump.iter().map(ToString::to_string).collect::<String>();
+    Ok(match request.parameter("format") {
+        None | Some("json") => Response::json(&dump),
+        Some("text") => Response::text(&text()),
+        Some(other) => Response::failed(400, &format!("format {other:?} is neither json nor text")),
     })
 }
 

@@ -1,15 +1,18 @@
 //! The socket and its connections. Nothing here blocks: a peer that stalls costs its connection's buffer.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use rustix::fs::AtFlags;
 
 use super::http::{self, Parsed, Request, Response};
 use crate::event_loop::Interest;
-use crate::{Context, Result};
+use crate::{Context, Error, Result};
 
 /// So many connections at once; the oldest goes when one more comes.
 const MOST_CONNECTIONS: usize = 16;
@@ -25,8 +28,8 @@ struct Connection {
 /// The listening socket.
 pub struct Server {
     listener: UnixListener,
-    /// Removed in the end, where this server made it.
-    path: Option<PathBuf>,
+    /// Removed in the end, where this server made it: its folder, and its name there.
+    place: Option<(OwnedFd, OsString)>,
     connections: BTreeMap<u64, Connection>,
     next: u64,
 }
@@ -38,7 +41,9 @@ impl Server {
         let listener = UnixListener::bind(path).context(what)?;
         // Between these two calls only the folder protects it.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).context(what)?;
-        Self::new(listener, Some(path.to_owned())).context(what)
+        let name = path.file_name().ok_or_else(|| Error::new("it has no file name")).context(what)?;
+        let folder = crate::machine::files::folder_of(&path.to_string_lossy()).context(what)?;
+        Self::new(listener, Some((folder, name.to_owned()))).context(what)
     }
 
     /// Takes over a listening socket that was inherited.
@@ -46,9 +51,14 @@ impl Server {
         Self::new(UnixListener::from(socket), None).context(|| "inherited control socket")
     }
 
-    fn new(listener: UnixListener, path: Option<PathBuf>) -> Result<Self> {
+    fn new(listener: UnixListener, place: Option<(OwnedFd, OsString)>) -> Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, path, connections: BTreeMap::new(), next: 0 })
+        Ok(Self { listener, place, connections: BTreeMap::new(), next: 0 })
+    }
+
+    /// The folder of the socket that is to be removed in the end.
+    pub(crate) fn folder(&self) -> Option<BorrowedFd<'_>> {
+        self.place.as_ref().map(|(folder, _)| folder.as_fd())
     }
 
     pub(crate) fn listener(&self) -> BorrowedFd<'_> {
@@ -93,9 +103,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
+        if let Some((folder, name)) = &self.place {
             // Somebody may have removed it already.
-            let _ = std::fs::remove_file(path);
+            let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
         }
     }
 }

@@ -41,6 +41,14 @@ pub(crate) fn open(what: &str, name: &str) -> Result<File> {
     Ok(file)
 }
 
+/// The folder in which a path lies.
+pub(crate) fn folder_of(path: &str) -> Result<OwnedFd> {
+    let parent = Path::new(path).parent().filter(|parent| !parent.as_os_str().is_empty());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(parent.unwrap_or(Path::new(".")), flags, Mode::empty())
+        .context(|| format!("folder of {path}"))
+}
+
 /// Opens a disk.
 pub(super) fn open_disk(name: &str, read_only: bool) -> Result<File> {
     match inherited(name)? {

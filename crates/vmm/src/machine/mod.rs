@@ -1,12 +1,13 @@
 //! A machine: everything between a specification and a guest that runs.
 
 mod devices;
+pub mod dump;
 pub(crate) mod files;
 mod saved;
 pub mod stdio;
 mod timeline;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use moat_model::vmm::{FlatMode, MachineSpec};
@@ -18,6 +19,7 @@ pub use timeline::Timeline;
 use crate::boot::{self, Entry, Hardware, Payload};
 use crate::bus::Bus;
 use crate::exits::ExitReport;
+use crate::isolation::{self, Paths, Thread};
 use crate::kvm::cpuid::{CpuidSpec, Leaves};
 use crate::kvm::{Kvm, Vcpu, Vm, hardware_virtualization};
 use crate::memory::{Memory, MemorySpec};
@@ -61,11 +63,13 @@ pub struct Machine {
     memory: Memory,
     vm: Vm,
     kvm: Kvm,
+    paths: Paths,
 }
 
 impl Machine {
-    /// Opens all files, makes all parts and loads the guest, which does not run yet.
-    pub fn new(spec: MachineSpec, timeline: &mut Timeline) -> Result<Self> {
+    /// Opens all files, makes all parts and loads the guest, which does not run yet. Afterwards the process
+    /// reaches no path but beneath `folders`.
+    pub fn new(spec: MachineSpec, folders: &[BorrowedFd<'_>], timeline: &mut Timeline) -> Result<Self> {
         check(&spec)?;
         let mut kernel = files::open("kernel", &spec.kernel)?;
         let mut initrd =
@@ -110,7 +114,7 @@ impl Machine {
             entry.apply(first, memory.guest())?;
         }
         saved::new_generation(&memory)?;
-        Self::assemble(spec, memory, kvm, vm, vcpus, timeline)
+        Self::assemble(spec, memory, kvm, vm, vcpus, folders, timeline)
     }
 
     /// Puts devices and threads to a VM whose memory and processors are there.
@@ -120,6 +124,7 @@ impl Machine {
         kvm: Kvm,
         vm: Vm,
         vcpus: Vec<Vcpu>,
+        folders: &[BorrowedFd<'_>],
         timeline: &mut Timeline,
     ) -> Result<Self> {
         let symbols = match &spec.symbols {
@@ -132,7 +137,17 @@ impl Machine {
         let bus = Arc::new(devices.bus);
         let around =
             Surroundings { bus: Arc::clone(&bus), ending: Arc::clone(&ending), symbols: symbols.clone() };
-        let processors = Processors::new(vcpus, &around, || Ok(moat_linux::thread::unblock_interrupts()?))?;
+        // From here on nothing is opened by its path but beneath folders that are open: threads inherit that.
+        let sockets = spec.vsock.as_ref().map(|vsock| files::folder_of(&vsock.socket)).transpose()?;
+        let mut folders = folders.to_vec();
+        folders.extend(sockets.as_ref().map(AsFd::as_fd));
+        let paths = isolation::give_up_paths(&folders)?;
+        let filter = Arc::new(isolation::filter(Thread::Processor)?);
+        timeline.mark("giving up paths, the filters");
+        let processors = Processors::new(vcpus, &around, move || {
+            moat_linux::thread::unblock_interrupts()?;
+            isolation::enter(&filter)
+        })?;
         timeline.mark("threads");
         let (virtio, serial, generation) = (devices.virtio, devices.serial, devices.generation);
         let console_ends = devices.console_ends;
@@ -149,6 +164,7 @@ impl Machine {
             memory,
             vm,
             kvm,
+            paths,
         })
     }
 
@@ -175,6 +191,11 @@ impl Machine {
     /// Where the guest's end is told.
     pub fn ending(&self) -> &Ending {
         &self.ending
+    }
+
+    /// Whether the kernel enforces that there are no paths any more.
+    pub fn paths(&self) -> Paths {
+        self.paths
     }
 
     /// The guest's memory.

@@ -1,5 +1,6 @@
 //! Saving a paused machine, and making one from what was saved.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use moat_model::vmm::MachineSpec;
@@ -7,6 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{Machine, Timeline, check, create_vm, runnable};
 use crate::boot::layout;
+use crate::isolation::{self, Thread};
 use crate::lock::lock;
 use crate::memory::Memory;
 use crate::processor::End;
@@ -39,6 +41,7 @@ impl Machine {
         state: &MachineState,
         memory: Memory,
         spec: MachineSpec,
+        folders: &[BorrowedFd<'_>],
         timeline: &mut Timeline,
     ) -> Result<Self> {
         check(&spec)?;
@@ -60,7 +63,7 @@ impl Machine {
         vm.restore_clock(state.clock)?;
         new_generation(&memory)?;
         timeline.mark("virtual processors");
-        let machine = Self::assemble(spec, memory, kvm, vm, vcpus, timeline)?;
+        let machine = Self::assemble(spec, memory, kvm, vm, vcpus, folders, timeline)?;
         machine.restore_devices(state)?;
         timeline.mark("state of the devices");
         Ok(machine)
@@ -69,8 +72,9 @@ impl Machine {
     /// Checks the memory's sums while the guest runs; a wrong one ends it.
     pub(crate) fn check_late(&self, check: LateCheck) -> Result<()> {
         let ending = Arc::clone(&self.ending);
+        let filter = isolation::filter(Thread::Check)?;
         let work = move || {
-            if let Err(error) = check.run() {
+            if let Err(error) = isolation::enter(&filter).and_then(|()| check.run()) {
                 ending.tell(End::Failed(error));
             }
         };

@@ -80,6 +80,11 @@ impl Shelf {
         Self { folder, key }
     }
 
+    /// The folder.
+    pub(crate) fn folder(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+
     /// Writes a snapshot under a new name. A failed one leaves nothing behind.
     pub(crate) fn write(&self, name: &str, mut state: MachineState, memory: &Memory) -> Result<()> {
         let what = || format!("snapshot {name:?}");
