@@ -65,6 +65,12 @@ pub(crate) const TESTS: &[Package] = &[
     package("erofs-utils", "fsck.erofs, which checks the file systems that our writer makes"),
     package("python3", "small servers in tests, such as a seccomp agent"),
     package("python3-seccomp", "libseccomp, whose decisions ours are held against"),
+    package("docker-registry", "the registry of image tests"),
+    package("skopeo", "fills registries, and reads what we save"),
+    package("umoci", "makes images, and unpacks them for comparison"),
+    package("buildah", "makes layers by comparing root file systems"),
+    package("mmdebstrap", "makes the root file system of an image as large as real ones"),
+    package("strace", "kills a program at a certain system call"),
     package("procps", "ps: lists the processes of a container"),
 ];
 

@@ -8,8 +8,8 @@
 //! third thread     parse the archive, write the folder
 //! ```
 //!
-//! Where the bytes come uncompressed (an archive of `docker save`, `import`, `commit`), the blob is compressed on the
-//! way: all blobs of the store are compressed, so that pushing needs no second look at them.
+//! Where the bytes come uncompressed and no manifest tells their digest (an archive of `docker save`, `import`,
+//! `commit`), the blob is compressed on the way, so that pushing needs no second look at it.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
@@ -58,6 +58,7 @@ impl Packing {
     fn media_type(self) -> &'static str {
         match self {
             Self::Zstd => media_type::OCI_LAYER_ZSTD,
+            // What comes plain is compressed on its way.
             Self::Plain | Self::Gzip => media_type::OCI_LAYER_GZIP,
         }
     }
@@ -105,7 +106,7 @@ fn first_cause(results: [Option<Error>; 3]) -> Option<Error> {
 pub(crate) fn ingest(from: impl Read, target: &Target<'_>, seen: &mut dyn FnMut(u64)) -> Result<Ingested> {
     let mut from = BufReader::with_capacity(64 << 10, from);
     let packing = Packing::of(from.fill_buf().context(|| "read the layer")?)?;
-    let compress = target.blob.is_some() && packing == Packing::Plain;
+    let compress = target.blob.is_some() && packing == Packing::Plain && target.promised.is_none();
     let (to_second, second_from) = pipe();
     let (first, second) = std::thread::scope(|scope| {
         let second = scope.spawn(move || unpack_stream(second_from, packing, compress, target));

@@ -17,6 +17,7 @@ mod config;
 mod digest;
 pub mod erofs;
 mod error;
+mod hello;
 mod ingest;
 mod layer;
 mod manifest;
@@ -34,6 +35,7 @@ pub use archive::{
 pub use config::{HealthCheck, History, ImageConfig, RootFs, RunConfig};
 pub use digest::Digest;
 pub use error::{Context, Error, Kind, Result};
+pub use hello::{hello, hello_environment};
 pub use layer::{
     Action, Entry, LayerLimits, LayerPath, LayerReader, Metadata, Ownership, TarEntry, TarReader,
     UnpackReport,

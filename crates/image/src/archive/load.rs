@@ -103,11 +103,16 @@ fn load_layout(
     spec: &LoadSpec,
     progress: Listener<'_>,
 ) -> Result<Vec<Image>> {
-    if let Some(list) = layout.read("manifest.json", MAX_MANIFEST_BYTES)? {
-        return load_saved(store, layout, &list, progress);
+    let list = layout.read("manifest.json", MAX_MANIFEST_BYTES)?;
+    let saved = list.as_deref().map(parse_saved).transpose()?;
+    // Newer archives of `docker save` are both; manifests tell the layers' digests, too.
+    let is_layout = layout.read("oci-layout", MAX_MANIFEST_BYTES)?.is_some() || saved.is_none();
+    let index = if is_layout { layout.read("index.json", MAX_MANIFEST_BYTES)? } else { None };
+    if let Some(index) = index {
+        return load_oci(store, layout, &index, &saved.unwrap_or_default(), spec, progress);
     }
-    if let Some(index) = layout.read("index.json", MAX_MANIFEST_BYTES)? {
-        return load_oci(store, layout, &index, spec, progress);
+    if let Some(saved) = saved {
+        return load_saved(store, layout, saved, progress);
     }
     Err(Error::new("it holds neither manifest.json (docker save) nor index.json (OCI layout)")
         .with_kind(Kind::Corrupt)
@@ -127,10 +132,17 @@ impl Source for Files<'_> {
     }
 }
 
-fn load_saved(store: &Store, layout: &Layout, list: &[u8], progress: Listener<'_>) -> Result<Vec<Image>> {
-    let saved: Vec<SavedImage> = serde_json::from_slice(list).map_err(|error| {
-        Error::new(format!("manifest.json is malformed: {error}")).with_kind(Kind::Corrupt)
-    })?;
+fn parse_saved(list: &[u8]) -> Result<Vec<SavedImage>> {
+    serde_json::from_slice(list)
+        .map_err(|error| Error::new(format!("manifest.json is malformed: {error}")).with_kind(Kind::Corrupt))
+}
+
+fn load_saved(
+    store: &Store,
+    layout: &Layout,
+    saved: Vec<SavedImage>,
+    progress: Listener<'_>,
+) -> Result<Vec<Image>> {
     let mut images = Vec::new();
     for one in saved {
         let bytes = layout.read(&one.config, MAX_CONFIG_BYTES)?;
@@ -163,6 +175,7 @@ fn load_oci(
     store: &Store,
     layout: &Layout,
     index: &[u8],
+    saved: &[SavedImage],
     spec: &LoadSpec,
     progress: Listener<'_>,
 ) -> Result<Vec<Image>> {
@@ -180,6 +193,11 @@ fn load_oci(
         let config = read_blob(layout, &manifest.config.digest, MAX_CONFIG_BYTES)?;
         let mut draft = Draft::of_manifest(&manifest, bytes, config)?;
         draft.names.extend(name(&annotations));
+        let config_name = blob_name(&manifest.config.digest);
+        let tags = saved.iter().filter(|one| one.config == config_name).flat_map(|one| &one.repo_tags);
+        for tag in tags.flatten() {
+            draft.names.push(Reference::parse(tag)?);
+        }
         let names = manifest.layers.iter().map(|layer| blob_name(&layer.digest)).collect();
         images.push(assemble(store, draft, &Files { layout, names }, PARALLEL, progress)?);
     }

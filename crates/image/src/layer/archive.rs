@@ -1,9 +1,10 @@
 //! The entries of a tar archive: the door for layers.
 //!
-//! The fields of a 512-byte header are decoded by the `tar` crate. Everything that has a size (long names, extended
-//! headers, sparse maps) is read here, because a size is the archive's word, and each has a limit.
+//! Names and types of a 512-byte header are decoded by the `tar` crate. Everything that has a size (long names,
+//! extended headers, sparse maps) is read here, because a size is the archive's word, and each has a limit.
 
 use std::io::{BufRead, Read};
+use std::ops::Range;
 
 use tar::{EntryType, Header};
 
@@ -68,7 +69,7 @@ impl<R: BufRead> Entries<R> {
                 return Ok(None);
             };
             let kind = header.entry_type();
-            let size = field(header.entry_size(), "size")?;
+            let size = unsigned(&header, SIZE, "size")?;
             match kind {
                 EntryType::GNULongName => long_path = Some(self.text(size)?),
                 EntryType::GNULongLink => long_link = Some(self.text(size)?),
@@ -105,7 +106,7 @@ impl<R: BufRead> Entries<R> {
             kind,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse | EntryType::Link
         );
-        let stored = extended.size.map_or_else(|| field(header.entry_size(), "size"), Ok)?;
+        let stored = extended.size.map_or_else(|| unsigned(header, SIZE, "size"), Ok)?;
         let stored = if has_content && kind != EntryType::Link { stored } else { 0 };
         self.left = stored;
         self.padding = padding(stored);
@@ -113,12 +114,12 @@ impl<R: BufRead> Entries<R> {
             path,
             kind,
             link,
-            mode: field(header.mode(), "mode")? & 0o7777,
-            uid: id(extended.uid.map_or_else(|| field(header.uid(), "owner"), Ok)?, "owner")?,
-            gid: id(extended.gid.map_or_else(|| field(header.gid(), "group"), Ok)?, "group")?,
+            mode: u32::try_from(unsigned(header, MODE, "mode")? & 0o7777).unwrap_or(0),
+            uid: id(extended.uid.map_or_else(|| unsigned(header, UID, "owner"), Ok)?, "owner")?,
+            gid: id(extended.gid.map_or_else(|| unsigned(header, GID, "group"), Ok)?, "group")?,
             mtime: match extended.mtime {
                 Some(mtime) => mtime,
-                None => (field(header.mtime(), "time")?.cast_signed(), 0),
+                None => (signed(header, MTIME, "time")?, 0),
             },
             device: device(header, kind)?,
             xattrs: extended.xattrs,
@@ -155,9 +156,9 @@ impl<R: BufRead> Entries<R> {
         }
         let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
         let own: u32 = block[148..156].iter().map(|byte| u32::from(*byte)).sum();
-        let told = field(header.cksum(), "checksum")?;
+        let told = unsigned(&header, CHECKSUM, "checksum")?;
         // The checksum counts its own field as blanks.
-        if told != sum - own + 8 * u32::from(b' ') {
+        if told != u64::from(sum - own + 8 * u32::from(b' ')) {
             return Err(corrupt("a header has a wrong checksum"));
         }
         Ok(Some(header))
@@ -328,9 +329,11 @@ fn device(header: &Header, kind: EntryType) -> Result<(u32, u32)> {
     if !matches!(kind, EntryType::Char | EntryType::Block) {
         return Ok((0, 0));
     }
-    let number =
-        |number: std::io::Result<Option<u32>>| Ok::<u32, Error>(field(number, "device")?.unwrap_or(0));
-    Ok((number(header.device_major())?, number(header.device_minor())?))
+    let number = |place| {
+        let number = unsigned(header, place, "device")?;
+        u32::try_from(number).map_err(|_| corrupt(&format!("a device has the number {number}")))
+    };
+    Ok((number(MAJOR)?, number(MINOR)?))
 }
 
 fn id(number: u64, what: &str) -> Result<u32> {
@@ -339,6 +342,40 @@ fn id(number: u64, what: &str) -> Result<u32> {
         .ok()
         .filter(|id| *id != u32::MAX)
         .ok_or_else(|| corrupt(&format!("a file's {what} is {number}, which is no id")))
+}
+
+/// Where the numbers of a header stand.
+const MODE: Range<usize> = 100..108;
+const UID: Range<usize> = 108..116;
+const GID: Range<usize> = 116..124;
+const SIZE: Range<usize> = 124..136;
+const MTIME: Range<usize> = 136..148;
+const CHECKSUM: Range<usize> = 148..156;
+const MAJOR: Range<usize> = 329..337;
+const MINOR: Range<usize> = 337..345;
+
+/// A number of a header: octal digits, with blanks and NULs around them or nothing at all, which is 0; or, where the
+/// first bit is set, a two's complement of the rest.
+fn signed(header: &Header, place: Range<usize>, what: &str) -> Result<i64> {
+    let bytes = header.as_bytes().get(place).unwrap_or_default();
+    let malformed = || corrupt(&format!("a header's {what} is no number"));
+    let Some(first) = bytes.first().filter(|first| **first & 0x80 != 0) else {
+        let text = std::str::from_utf8(bytes).map_err(|_| malformed())?;
+        let text = text.trim_matches(['\0', ' ']);
+        return if text.is_empty() { Ok(0) } else { i64::from_str_radix(text, 8).map_err(|_| malformed()) };
+    };
+    // The second bit is the sign.
+    let start = if first & 0x40 == 0 { i128::from(first & 0x3f) } else { i128::from(*first) - 256 };
+    let mut number = start;
+    for byte in bytes.iter().skip(1) {
+        number = number.checked_mul(256).ok_or_else(malformed)? + i128::from(*byte);
+    }
+    i64::try_from(number).map_err(|_| malformed())
+}
+
+fn unsigned(header: &Header, place: Range<usize>, what: &str) -> Result<u64> {
+    let number = signed(header, place, what)?;
+    u64::try_from(number).map_err(|_| corrupt(&format!("a header's {what} is negative")))
 }
 
 fn field<T>(value: std::io::Result<T>, what: &str) -> Result<T> {
@@ -352,4 +389,27 @@ pub(super) fn corrupt(what: &str) -> Error {
 /// Whether an attribute is within what the kernel takes.
 pub(super) fn xattr_fits(name: &str, value: &[u8]) -> bool {
     !name.is_empty() && name.len() <= 255 && !name.contains('\0') && value.len() <= MAX_XATTR_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_headers() {
+        let read = |bytes: &[u8]| {
+            let mut header = Header::new_old();
+            header.as_mut_bytes().fill(0);
+            header.as_mut_bytes()[MTIME][..bytes.len()].copy_from_slice(bytes);
+            signed(&header, MTIME, "time").ok()
+        };
+        assert_eq!(read(b""), Some(0));
+        assert_eq!(read(b"   17 \0"), Some(15));
+        assert_eq!(read(b"777777777777"), Some(0o777_777_777_777));
+        assert_eq!(read(&[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2]), Some(258));
+        assert_eq!(read(&[0xff; 12]), Some(-1));
+        for bad in [&b"8"[..], b"1 2", b"-1x", &[0x80, 1], &[0xc0, 0]] {
+            assert_eq!(read(bad), None, "{bad:?}");
+        }
+    }
 }

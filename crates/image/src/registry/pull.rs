@@ -7,6 +7,7 @@ use super::spec::RegistriesSpec;
 use crate::assemble::{Draft, LayerStream, Source, assemble};
 use crate::config::MAX_CONFIG_BYTES;
 use crate::digest::verify;
+use crate::hello::{hello, is_hello};
 use crate::manifest::{Document, MAX_MANIFEST_BYTES, Manifest, media_type};
 use crate::progress::{Listener, Progress};
 use crate::{Context, Digest, Error, Image, Kind, Platform, Reference, Result, Store};
@@ -41,9 +42,12 @@ const ACCEPT: [&str; 4] =
 
 /// Pulls an image and names it as it was asked for; one that was asked for by digest alone gets no name.
 ///
-/// Layers that the store has are not fetched again. Errors: there is no such image ([`Kind::NotFound`]), the registry
+/// `moat/hello` comes out of the program itself. Layers that the store has are not fetched again. Errors: there is no such image ([`Kind::NotFound`]), the registry
 /// grants nothing ([`Kind::Unauthorized`]), something is not what its digest says ([`Kind::Corrupt`]).
 pub fn pull(store: &Store, reference: &Reference, spec: &PullSpec, progress: Listener<'_>) -> Result<Image> {
+    if is_hello(reference) {
+        return hello(store);
+    }
     let endpoints = endpoints(reference.domain(), spec, progress)?;
     let what = || format!("pull {reference}");
     let (first, (bytes, digest)) = first_that_has(&endpoints, reference).context(what)?;

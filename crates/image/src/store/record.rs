@@ -226,20 +226,19 @@ impl Store {
 
     /// The history of an image, newest first, with the size of each line's layer.
     pub fn history(&self, image: &Image) -> Vec<LayerHistory> {
-        let mut layers = image.layers.iter();
-        let mut lines: Vec<LayerHistory> = image
-            .config
-            .history
-            .iter()
-            .map(|entry| {
-                let layer = if entry.empty_layer { None } else { layers.next() };
-                LayerHistory { entry: entry.clone(), size_bytes: layer.map_or(0, |layer| layer.size_bytes) }
-            })
+        let told = image.config.history.iter().filter(|entry| !entry.empty_layer).count();
+        let mut layers = image.layers.iter().map(|layer| layer.size_bytes);
+        // Layers that no line tells of are the oldest: lines are only ever added. They are there, so they are shown.
+        let untold = image.layers.len().saturating_sub(told);
+        let mut lines: Vec<LayerHistory> = layers
+            .by_ref()
+            .take(untold)
+            .map(|size_bytes| LayerHistory { entry: History::default(), size_bytes })
             .collect();
-        // Layers that no line tells of: shown, because they are there.
-        lines.extend(
-            layers.map(|layer| LayerHistory { entry: History::default(), size_bytes: layer.size_bytes }),
-        );
+        lines.extend(image.config.history.iter().map(|entry| {
+            let size_bytes = if entry.empty_layer { None } else { layers.next() };
+            LayerHistory { entry: entry.clone(), size_bytes: size_bytes.unwrap_or(0) }
+        }));
         lines.reverse();
         lines
     }
