@@ -152,7 +152,7 @@ impl Bundle {
     }
 }
 
-fn make_root(root: &Path) {
+pub(crate) fn make_root(root: &Path) {
     for folder in FOLDERS {
         std::fs::create_dir_all(root.join(folder)).unwrap();
     }

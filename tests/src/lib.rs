@@ -15,6 +15,7 @@ mod bundle;
 mod lab;
 mod layers;
 mod leftovers;
+mod moat;
 mod registry;
 mod runtime;
 mod terminal;
@@ -24,10 +25,10 @@ pub use bundle::{Bundle, default_config};
 pub use lab::{in_lab, run_in_lab};
 pub use layers::{LayerTar, TarEntry, header, oci_layout, plain_layout};
 pub use leftovers::leftovers;
+pub use moat::Moat;
 pub use registry::{Registry, Umoci, debian, done};
 pub use runtime::{Container, Output, Runtime, program};
 pub use terminal::{ConsoleSocket, Pty, read_master};
-
 pub use tree::{list_overlay, list_path, list_tree};
 
 use std::time::Duration;

@@ -16,24 +16,29 @@ use tempfile::TempDir;
 use crate::{Bundle, leftovers};
 
 /// The file of `moat-runtime`: `MOAT_RUNTIME`, else the one that was built beside the tests.
+pub fn program() -> PathBuf {
+    match std::env::var_os("MOAT_RUNTIME") {
+        Some(path) => path.into(),
+        None => built("moat-runtime", &["linux", "model", "sandbox", "runtime"]),
+    }
+}
+
+/// A program that was built beside the tests.
 ///
 /// It must not be older than its sources: a test of yesterday's program proves nothing.
-pub fn program() -> PathBuf {
-    if let Some(path) = std::env::var_os("MOAT_RUNTIME") {
-        return path.into();
-    }
+pub(crate) fn built(name: &str, crates: &[&str]) -> PathBuf {
     let own = std::env::current_exe().unwrap();
-    let beside = own.ancestors().skip(1).take(3).map(|folder| folder.join("moat-runtime"));
+    let beside = own.ancestors().skip(1).take(3).map(|folder| folder.join(name));
     let Some(program) = beside.into_iter().find(|file| file.is_file()) else {
-        panic!("there is no moat-runtime beside {}: `cargo build -p moat-runtime` builds it", own.display());
+        panic!("there is no {name} beside {}: `cargo build -p {name}` builds it", own.display());
     };
     let built = program.metadata().unwrap().modified().unwrap();
-    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
-    for name in ["linux", "model", "sandbox", "runtime"] {
-        let newest = newest(&crates.join(name).join("src"));
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
+    for one in crates {
+        let newest = newest(&folder.join(one).join("src"));
         assert!(
             newest.is_none_or(|time| time <= built),
-            "{} is older than crates/{name}: `cargo build -p moat-runtime` builds it anew",
+            "{} is older than crates/{one}: `cargo build -p {name}` builds it anew",
             program.display()
         );
     }

@@ -41,7 +41,7 @@ const ROOMS: &[Room] = &[
     room(3, "engine", &["image", "linux", "model", "net", "sandbox"], &["api", "cli", "vmm"]),
     room(4, "api", &["engine", "model"], &["vmm"]),
     room(4, "shim", &["engine", "model"], &["vmm"]),
-    room(5, "cli", &["api", "engine", "model"], &[]),
+    room(5, "cli", &["api", "engine", "linux", "model"], &[]),
     room(5, "runtime", &["linux", "model", "sandbox"], &["image", "net"]),
 ];
 

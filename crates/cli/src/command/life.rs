@@ -1,0 +1,133 @@
+//! Short commands about workloads: `rm`, `pause`, `unpause`, `wait`, `port`.
+
+use clap::Args;
+use moat_engine::RemoveOptions;
+
+use super::each;
+use super::start::change;
+use crate::failure::{Failure, Result};
+use crate::flags::port::protocol_name;
+use crate::line::Verb;
+use crate::session::{Session, print};
+
+#[derive(Args, Debug)]
+pub(crate) struct Remove {
+    /// Kill a workload that runs
+    #[arg(short, long)]
+    force: bool,
+    /// Remove its anonymous volumes, too
+    #[arg(short, long)]
+    volumes: bool,
+    /// Workload
+    #[arg(required = true, value_name = "WORKLOAD")]
+    workloads: Vec<String>,
+}
+
+impl Verb for Remove {
+    const NAME: &'static str = "rm";
+    const ABOUT: &'static str = "Remove workloads";
+
+    fn run(self, session: &Session) -> Result<u8> {
+        let engine = session.engine()?;
+        let options = RemoveOptions { force: self.force, volumes: self.volumes };
+        each(&self.workloads, |name| {
+            let workload = match engine.find(name) {
+                // As `rm -f` of files: what is gone already is fine, but told.
+                Err(error) if self.force && error.kind() == moat_engine::ErrorKind::NotFound => {
+                    crate::session::tell(&format!("moat: {error}"));
+                    return Ok(None);
+                }
+                other => other?,
+            };
+            workload.remove(&options)?;
+            Ok(Some(name.to_owned()))
+        })
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Pause {
+    /// Workload
+    #[arg(required = true, value_name = "WORKLOAD")]
+    workloads: Vec<String>,
+}
+
+impl Verb for Pause {
+    const NAME: &'static str = "pause";
+    const ABOUT: &'static str = "Freeze all processes of workloads";
+
+    fn run(self, session: &Session) -> Result<u8> {
+        change(&session.engine()?, &self.workloads, |workload| Ok(workload.pause()?))
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Unpause {
+    /// Workload
+    #[arg(required = true, value_name = "WORKLOAD")]
+    workloads: Vec<String>,
+}
+
+impl Verb for Unpause {
+    const NAME: &'static str = "unpause";
+    const ABOUT: &'static str = "Let frozen workloads go on";
+
+    fn run(self, session: &Session) -> Result<u8> {
+        change(&session.engine()?, &self.workloads, |workload| Ok(workload.unpause()?))
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Wait {
+    /// Workload
+    #[arg(required = true, value_name = "WORKLOAD")]
+    workloads: Vec<String>,
+}
+
+impl Verb for Wait {
+    const NAME: &'static str = "wait";
+    const ABOUT: &'static str = "Wait until workloads have ended, and print their exit codes";
+
+    fn run(self, session: &Session) -> Result<u8> {
+        let engine = session.engine()?;
+        each(&self.workloads, |name| Ok(Some(engine.find(name)?.wait()?.code.to_string())))
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Port {
+    /// Workload
+    workload: String,
+    /// Port of the workload, as PORT[/PROTOCOL]
+    port: Option<String>,
+}
+
+impl Verb for Port {
+    const NAME: &'static str = "port";
+    const ABOUT: &'static str = "Print where ports of a workload are published";
+
+    fn run(self, session: &Session) -> Result<u8> {
+        let workload = session.engine()?.find(&self.workload)?;
+        let wanted = self.port.as_deref().map(crate::flags::port::expose).transpose()?;
+        let mut lines = String::new();
+        for published in crate::shape::container::published(workload.spec()) {
+            let inside = format!("{}/{}", published.port, protocol_name(published.protocol));
+            let outside = format!("{}:{}", published.host_ip, published.host_port);
+            match &wanted {
+                None => lines += &format!("{inside} -> {outside}\n"),
+                Some(wanted) if wanted.contains(&inside) => lines += &format!("{outside}\n"),
+                Some(_) => {}
+            }
+        }
+        if lines.is_empty()
+            && let Some(port) = &self.port
+        {
+            return Err(Failure::new(format!(
+                "port {port} of workload {} is not published",
+                workload.name()
+            )));
+        }
+        print(&lines)?;
+        Ok(0)
+    }
+}

@@ -1,0 +1,286 @@
+//! `moat ps`.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use moat_engine::{Engine, Timestamp, Workload, WorkloadState};
+use moat_model::workload::{MountSource, NetworkMode, Status};
+
+use crate::failure::{Failure, Result};
+use crate::filter::Filters;
+use crate::flags::port::protocol_name;
+use crate::format::{self, Column, Format, Row, human};
+use crate::line::Verb;
+use crate::session::{Session, print};
+use crate::shape::container::{command, health_suffix, published, status_name};
+use crate::shape::host_config::network_mode;
+
+#[derive(Args, Debug)]
+pub(crate) struct Ps {
+    /// All workloads, not only those that run
+    #[arg(short, long)]
+    all: bool,
+    /// Only what fits, as in status=exited
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// Form of the answer: table, json, or a Go template
+    #[arg(long)]
+    format: Option<String>,
+    /// The newest ones, whatever their state
+    #[arg(short = 'n', long, value_name = "NUMBER", allow_hyphen_values = true, default_value_t = -1, hide_default_value = true)]
+    last: i64,
+    /// The newest one, whatever its state
+    #[arg(short, long)]
+    latest: bool,
+    /// Print all of everything
+    #[arg(long)]
+    no_trunc: bool,
+    /// Only ids
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print how much they wrote
+    #[arg(short, long)]
+    size: bool,
+}
+
+const COLUMNS: [Column; 14] = [
+    ("ID", "CONTAINER ID"),
+    ("Image", "IMAGE"),
+    ("Command", "COMMAND"),
+    ("CreatedAt", "CREATED AT"),
+    ("RunningFor", "CREATED"),
+    ("Status", "STATUS"),
+    ("State", "STATE"),
+    ("Ports", "PORTS"),
+    ("Names", "NAMES"),
+    ("Size", "SIZE"),
+    ("Labels", "LABELS"),
+    ("Mounts", "MOUNTS"),
+    ("LocalVolumes", "LOCAL VOLUMES"),
+    ("Networks", "NETWORKS"),
+];
+
+const FILTERS: [&str; 14] = [
+    "id", "name", "label", "label!", "status", "exited", "ancestor", "before", "since", "volume", "network",
+    "publish", "expose", "health",
+];
+
+impl Verb for Ps {
+    const NAME: &'static str = "ps";
+    const ABOUT: &'static str = "List workloads";
+
+    fn run(self, session: &Session) -> Result<u8> {
+        let format = Format::parse(self.format.as_deref())?;
+        let filters = Filters::parse(&self.filter, &FILTERS)?;
+        let engine = session.engine()?;
+        let check = Check::new(&engine, &filters)?;
+        let last = if self.latest { 1 } else { self.last };
+        let all =
+            self.all || last > 0 || !filters.of("status").is_empty() || !filters.of("exited").is_empty();
+        let mut found = Vec::new();
+        for workload in engine.list()? {
+            let state = workload.state()?;
+            let shown = all || state.is_running() || state.status == Status::Restarting;
+            if shown && check.fits(&workload, &state) {
+                found.push((workload, state));
+            }
+        }
+        if last > 0 {
+            found.truncate(usize::try_from(last).unwrap_or(usize::MAX));
+        }
+        if self.quiet && self.format.is_none() {
+            let id = |workload: &Workload| match self.no_trunc {
+                true => workload.id().to_string(),
+                false => workload.id().short().to_string(),
+            };
+            print(&found.iter().map(|(workload, _)| format!("{}\n", id(workload))).collect::<String>())?;
+            return Ok(0);
+        }
+        let rows: Result<Vec<Row>> =
+            found.iter().map(|(workload, state)| self.row(workload, state)).collect();
+        let mut shown = vec!["ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"];
+        shown.extend(self.size.then_some("Size"));
+        print(&format::rows(&format, &shown, &COLUMNS, rows?)?)?;
+        Ok(0)
+    }
+}
+
+impl Ps {
+    fn row(&self, workload: &Workload, state: &WorkloadState) -> Result<Row> {
+        let (spec, record) = (workload.spec(), workload.record());
+        let cut = |text: String, width| if self.no_trunc { text } else { human::ellipsis(&text, width) };
+        let image = workload.image().ok();
+        let line = command(spec, image).join(" ");
+        let mut row = Row::default();
+        row.set(
+            "ID",
+            if self.no_trunc { workload.id().to_string() } else { workload.id().short().to_string() },
+        )
+        .set("Image", spec.image.as_str())
+        .set("Command", format!("\"{}\"", cut(line, 20)))
+        .set("CreatedAt", human::local_time(record.created.nanoseconds().into()))
+        .set("RunningFor", format!("{} ago", human::duration(since(record.created))))
+        .set("Status", status(state))
+        .set("State", status_name(state.status))
+        .set("Ports", if state.is_running() { ports(workload) } else { String::new() })
+        .set("Names", workload.name())
+        .set("Size", if self.size || self.format.is_some() { size(workload)? } else { String::new() })
+        .set("Mounts", cut(mounts(workload)?.join(","), 15))
+        .set("LocalVolumes", volumes(workload)?.to_string())
+        .set("Networks", network_mode(&spec.network.mode, spec));
+        row.labels(&labels(workload));
+        Ok(row)
+    }
+}
+
+/// Seconds since a moment.
+pub(super) fn since(time: Timestamp) -> u64 {
+    Timestamp::now().seconds().saturating_sub(time.seconds())
+}
+
+/// The labels of the image and, over them, those of the wish.
+pub(super) fn labels(workload: &Workload) -> std::collections::BTreeMap<String, String> {
+    let mut labels = workload.image().map(|image| image.config.config.labels.clone()).unwrap_or_default();
+    labels.extend(workload.spec().labels.clone());
+    labels
+}
+
+/// The state in words, as `Up 5 minutes (healthy)`.
+pub(super) fn status(state: &WorkloadState) -> String {
+    let ago = |time: Option<Timestamp>| time.map_or(String::new(), |time| human::duration(since(time)));
+    let code = state.exit.as_ref().map_or(0, |exit| exit.code);
+    match state.status {
+        Status::Created => "Created".to_owned(),
+        Status::Dead => "Dead".to_owned(),
+        Status::Paused => format!("Up {} (Paused)", ago(state.started)),
+        Status::Running => format!("Up {}{}", ago(state.started), health_suffix(state)),
+        Status::Restarting => format!("Restarting ({code}) {} ago", ago(state.finished)),
+        Status::Exited => format!("Exited ({code}) {} ago", ago(state.finished)),
+    }
+}
+
+fn ports(workload: &Workload) -> String {
+    let mut shown: Vec<String> = published(workload.spec())
+        .iter()
+        .map(|port| {
+            format!("{}:{}->{}/{}", port.host_ip, port.host_port, port.port, protocol_name(port.protocol))
+        })
+        .collect();
+    let taken: BTreeSet<String> = published(workload.spec())
+        .iter()
+        .map(|port| format!("{}/{}", port.port, protocol_name(port.protocol)))
+        .collect();
+    let exposed: BTreeSet<String> = workload
+        .image()
+        .map(|image| image.config.config.exposed_ports.clone())
+        .unwrap_or_default()
+        .into_iter()
+        .chain(workload.spec().network.expose.clone())
+        .collect();
+    // With the host's network nothing is hidden that could be exposed.
+    if workload.spec().network.mode != NetworkMode::Host {
+        shown.extend(exposed.difference(&taken).cloned());
+    }
+    shown.join(", ")
+}
+
+fn mounts(workload: &Workload) -> Result<Vec<String>> {
+    let name = |mount: moat_model::workload::MountSpec| match mount.source {
+        MountSource::Volume { name, .. } => name,
+        MountSource::Bind { path, .. } => Some(path),
+        MountSource::Tmpfs { .. } => None,
+    };
+    Ok(crate::shape::container::all_mounts(workload)?.into_iter().filter_map(name).collect())
+}
+
+fn volumes(workload: &Workload) -> Result<usize> {
+    let mounts = crate::shape::container::all_mounts(workload)?;
+    Ok(mounts.iter().filter(|mount| matches!(mount.source, MountSource::Volume { .. })).count())
+}
+
+fn size(workload: &Workload) -> Result<String> {
+    let (writable, total) = super::inspect::sizes(workload)?;
+    Ok(format!("{} (virtual {})", human::short_size(writable), human::short_size(total)))
+}
+
+/// What the filters ask for, with names looked up once.
+struct Check<'a> {
+    filters: &'a Filters,
+    images: Vec<String>,
+    before: Option<Timestamp>,
+    since: Option<Timestamp>,
+    codes: Vec<i32>,
+}
+
+impl<'a> Check<'a> {
+    fn new(engine: &Engine, filters: &'a Filters) -> Result<Self> {
+        const STATES: [&str; 6] = ["created", "running", "paused", "restarting", "exited", "dead"];
+        if let Some(word) = filters.of("status").iter().find(|word| !STATES.contains(&word.as_str())) {
+            return Err(Failure::new(format!("--filter status={word} is not one of {}", STATES.join(", "))));
+        }
+        const HEALTH: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
+        if let Some(word) = filters.of("health").iter().find(|word| !HEALTH.contains(&word.as_str())) {
+            return Err(Failure::new(format!("--filter health={word} is not one of {}", HEALTH.join(", "))));
+        }
+        let created = |key: &str| match filters.of(key) {
+            [] => Ok(None),
+            [name, ..] => Ok::<_, Failure>(Some(engine.find(name)?.record().created)),
+        };
+        let codes: Result<Vec<i32>> = filters
+            .of("exited")
+            .iter()
+            .map(|code| {
+                code.parse().map_err(|_| Failure::new(format!("--filter exited={code} is no exit code")))
+            })
+            .collect();
+        // An ancestor that is not there has no workloads.
+        let images = filters.of("ancestor").iter().filter_map(|name| engine.images().find(name).ok());
+        Ok(Self {
+            filters,
+            images: images.map(|image| image.id.to_string()).collect(),
+            before: created("before")?,
+            since: created("since")?,
+            codes: codes?,
+        })
+    }
+
+    fn fits(&self, workload: &Workload, state: &WorkloadState) -> bool {
+        let (spec, record, filters) = (workload.spec(), workload.record(), self.filters);
+        let health = state.health.as_ref().map_or("none", |health| health.status.name());
+        let code = state.exit.as_ref().map_or(0, |exit| exit.code);
+        let mounts = crate::shape::container::all_mounts(workload).unwrap_or_default();
+        let mounted = |wanted: &str| {
+            mounts.iter().any(|mount| {
+                mount.target == wanted
+                    || match &mount.source {
+                        MountSource::Volume { name, .. } => name.as_deref() == Some(wanted),
+                        MountSource::Bind { path, .. } => path == wanted,
+                        MountSource::Tmpfs { .. } => false,
+                    }
+            })
+        };
+        let exposes = |wanted: &str| {
+            let wanted = crate::flags::port::expose(wanted).unwrap_or_default();
+            spec.network.expose.iter().any(|port| wanted.contains(port))
+        };
+        let publishes = |wanted: &str| {
+            let wanted = crate::flags::port::expose(wanted).unwrap_or_default();
+            published(spec)
+                .iter()
+                .any(|port| wanted.contains(&format!("{}/{}", port.port, protocol_name(port.protocol))))
+        };
+        filters.any("id", |id| record.id.starts_with(id))
+            && filters.any("name", |name| workload.name().contains(name.trim_start_matches('/')))
+            && filters.any("status", |word| word == status_name(state.status))
+            && filters.any("health", |word| word == health)
+            && (self.codes.is_empty() || (state.status == Status::Exited && self.codes.contains(&code)))
+            && filters.any("ancestor", |name| self.images.contains(&record.image) || spec.image == name)
+            && filters.any("volume", mounted)
+            && filters.any("network", |name| network_mode(&spec.network.mode, spec) == name)
+            && filters.any("expose", exposes)
+            && filters.any("publish", publishes)
+            && self.before.is_none_or(|time| record.created < time)
+            && self.since.is_none_or(|time| record.created > time)
+            && filters.labels(&labels(workload))
+    }
+}

@@ -1,0 +1,37 @@
+//! `moat`: what people type, over the engine.
+//!
+//! A command is a struct whose fields are its flags ([`line::Verb`]); one table ([`command`]) makes the parser,
+//! the help, completions and manual pages of all of them. What is printed goes through [`format`], what fails
+//! comes back as a [`failure::Failure`] and is printed once, here.
+#![cfg_attr(not(test), no_main)]
+
+mod attached;
+mod changes;
+mod command;
+mod detach;
+mod failure;
+mod filter;
+mod flags;
+mod format;
+mod host;
+mod line;
+mod progress;
+mod session;
+mod shape;
+mod terminal;
+
+#[cfg(not(test))]
+moat_linux::entry!(run);
+
+#[cfg_attr(test, expect(dead_code, reason = "the entry is not part of the tests"))]
+fn run() -> i32 {
+    match line::parse(std::env::args_os()).and_then(line::Call::run) {
+        Ok(code) => code,
+        Err(error) => {
+            // The help could not be printed either: there is nothing more to say.
+            let _ = error.print();
+            // A wrong command line is a fault of 125, as for Docker, whatever the command.
+            if error.use_stderr() { i32::from(failure::ENGINE) } else { 0 }
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Every command of `moat`, on the real kernel: what it does, what it prints, how it fails.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that can not go on fails, and says where"
+)]
+
+mod formats;
+mod images;
+mod life;
+mod messages;
+mod run;
+mod shell;
+mod streams;
+mod system;
+mod terminal;
+mod volumes;
