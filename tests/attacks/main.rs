@@ -5,6 +5,7 @@
 
 mod cgroup_write;
 mod inheritable_caps;
+mod layer_tar;
 mod leaked_fd;
 mod length_overflow;
 mod masked_path;

@@ -3,6 +3,7 @@
 
 mod equal;
 mod forms;
+mod harm;
 
 mod registry;
 

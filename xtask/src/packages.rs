@@ -25,6 +25,13 @@ pub(crate) const UTIL_LINUX: Package = package("util-linux", "unshare, setpriv, 
 pub(crate) const QEMU: Package = package("qemu-system-x86", "the machine that the lab emulates");
 pub(crate) const XZ: Package = package("xz-utils", "unpacks the lab's kernel");
 
+pub(crate) const REGISTRY: Package = package("docker-registry", "a registry on loopback");
+pub(crate) const SKOPEO: Package = package("skopeo", "fills registries, and reads what we save");
+pub(crate) const UMOCI: Package = package("umoci", "makes images, and unpacks them for comparison");
+pub(crate) const PODMAN: Package = package("podman", "a peer, and a user of moat-runtime");
+
+/// What `cargo xtask bench pull` calls.
+pub(crate) const BENCH_PULL: &[Package] = &[GCC, LIBC, REGISTRY, SKOPEO, UMOCI, PODMAN];
 /// What `cargo xtask lab` calls.
 pub(crate) const LAB: &[Package] = &[QEMU, UTIL_LINUX, XZ];
 /// What `cargo xtask bench runtime` calls.
@@ -55,7 +62,7 @@ pub(crate) const TESTS: &[Package] = &[
     LIBC,
     RUNC,
     CRUN,
-    package("podman", "drives moat-runtime as its users do"),
+    PODMAN,
     package("containerd", "drives moat-runtime through its stock shim"),
     package("uidmap", "newuidmap and newgidmap for rootless containers"),
     package("cpio", "reads and writes archives in tests"),
@@ -65,9 +72,9 @@ pub(crate) const TESTS: &[Package] = &[
     package("erofs-utils", "fsck.erofs, which checks the file systems that our writer makes"),
     package("python3", "small servers in tests, such as a seccomp agent"),
     package("python3-seccomp", "libseccomp, whose decisions ours are held against"),
-    package("docker-registry", "the registry of image tests"),
-    package("skopeo", "fills registries, and reads what we save"),
-    package("umoci", "makes images, and unpacks them for comparison"),
+    REGISTRY,
+    SKOPEO,
+    UMOCI,
     package("buildah", "makes layers by comparing root file systems"),
     package("mmdebstrap", "makes the root file system of an image as large as real ones"),
     package("strace", "kills a program at a certain system call"),

@@ -7,6 +7,7 @@
 mod contender;
 mod measure;
 mod private;
+mod pull;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,9 @@ const CROWD: usize = 100;
 const AT_A_TIME: usize = 8;
 
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
+    if arguments.first().is_some_and(|word| word == "pull") {
+        return pull::run(arguments.get(1..).unwrap_or_default());
+    }
     let options = parse(arguments)?;
     packages::ensure(packages::BENCH)?;
     let runtime = match &options.runtime {
@@ -83,7 +87,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
     let mut words = arguments.iter();
     match words.next().map(String::as_str) {
         Some("runtime") => {}
-        _ => bail!("only the runtime has a benchmark so far; {USAGE}"),
+        _ => bail!("only `runtime` and `pull` have a benchmark; {USAGE}"),
     }
     let mut options = Options { runs: 50, gate: false, json: None, runtime: None };
     while let Some(word) = words.next() {

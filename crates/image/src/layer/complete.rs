@@ -173,9 +173,15 @@ fn late_link(
     let missing =
         || Error::new(format!("{target} is no file of this layer or of one below")).with_kind(Kind::Corrupt);
     // An earlier link may have brought it up already.
+    let is_here = match parent(root, target) {
+        Ok((dir, name)) => {
+            fs::stat_at(dir.as_fd(), Path::new(&name))?.is_some_and(|found| !is_whiteout(&found))
+        }
+        Err(_) => false,
+    };
+    let brought = if is_here { None } else { Some(below.find(target)?.ok_or_else(missing)?) };
     let (dir, name) = make_parents(root, pending, target)?;
-    if fs::stat_at(dir.as_fd(), Path::new(&name))?.is_none() {
-        let found = below.find(target)?.ok_or_else(missing)?;
+    if let Some(found) = brought {
         let stat = fs::stat(found.as_fd())?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(missing());

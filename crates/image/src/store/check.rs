@@ -138,6 +138,10 @@ impl Checker<'_> {
         let store = self.store;
         for digest in record.blobs() {
             if let Some(fault) = blob_fault(store, &digest, deep)? {
+                // It may have been removed while this looked.
+                if !path.exists() {
+                    return Ok(());
+                }
                 let blob = store.blob_path(&digest);
                 self.found(
                     FindingKind::DamagedBlob,
@@ -191,10 +195,9 @@ impl Checker<'_> {
     }
 
     fn unused(&mut self) -> Result<()> {
-        let needed = {
-            let _lock = self.store.lock_to_remove()?;
-            self.store.needed()?
-        };
+        // Nobody adds or removes while the two are compared.
+        let lock = self.store.lock_to_remove()?;
+        let needed = self.store.needed()?;
         let mut unused = Vec::new();
         for (folder, kept) in [("layers", &needed.layers), ("blobs", &needed.blobs)] {
             let folder = self.store.root().join(folder);
@@ -204,6 +207,7 @@ impl Checker<'_> {
                 }
             }
         }
+        drop(lock);
         for path in &unused {
             let fault = "is needed by no image";
             self.found(FindingKind::Unused, path, fault, || Ok(Some("removed".to_owned())))?;

@@ -76,7 +76,10 @@ impl Store {
             // One that goes while this looks is not listed.
             let Some(record) = self.record(&id)? else { continue };
             let own = names.iter().filter(|(_, to)| *to == id).map(|(name, _)| name.clone()).collect();
-            images.push(self.image(record, own)?);
+            match self.image(record, own) {
+                Err(_) if !self.image_path(&id).exists() => {}
+                other => images.push(other?),
+            }
         }
         images.sort_by(|one, other| other.stored.cmp(&one.stored));
         Ok(images)

@@ -147,7 +147,11 @@ impl Store {
         let missing = || Error::new(format!("no such image: {id}")).with_kind(Kind::NotFound);
         let record = self.record(id)?.ok_or_else(missing)?;
         let names = self.names_of(id)?;
-        self.image(record, names)
+        match self.image(record, names) {
+            // It went while this looked.
+            Err(_) if !self.image_path(id).exists() => Err(missing()),
+            other => other,
+        }
     }
 
     /// Puts a blob that is at hand into the store.
