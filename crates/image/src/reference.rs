@@ -57,8 +57,7 @@ impl Reference {
                 "has a malformed tag: it is 1 to 128 of letters, digits, _ . - and begins with none of . -",
             ));
         }
-        if name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-        {
+        if looks_like_id(name) {
             return Err(fault("could be taken for an image id: 64 hexadecimal digits are no repository"));
         }
         let (domain, path) = split_domain(name);
@@ -109,7 +108,8 @@ impl Reference {
         let own = self.path.strip_prefix("library/").filter(|rest| !rest.contains('/'));
         let familiar = own.unwrap_or(&self.path);
         // `docker.io/a.b/c` stays as it is: without its registry, `a.b` would be taken for one.
-        if self.domain == DEFAULT_DOMAIN && split_domain(familiar).0 == DEFAULT_DOMAIN {
+        let is_plain = split_domain(familiar) == (DEFAULT_DOMAIN, familiar) && !looks_like_id(familiar);
+        if self.domain == DEFAULT_DOMAIN && is_plain {
             return familiar.to_owned();
         }
         self.full_repository()
@@ -166,6 +166,11 @@ impl FromStr for Reference {
     fn from_str(text: &str) -> Result<Self> {
         Self::parse(text)
     }
+}
+
+/// Whether a name could be taken for an image id.
+fn looks_like_id(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 /// The tag is what follows the last colon, unless a slash follows that: then it is a port.
@@ -253,6 +258,10 @@ mod tests {
         reads("127.0.0.1:5000/a/b/c", "127.0.0.1:5000/a/b/c:latest", "127.0.0.1:5000/a/b/c:latest");
         reads("[::1]:5000/a", "[::1]:5000/a:latest", "[::1]:5000/a:latest");
         reads("docker.io/a.b/c:1", "docker.io/a.b/c:1", "docker.io/a.b/c:1");
+        let nested = "docker.io/docker.io/a.b/c:1";
+        reads(nested, nested, nested);
+        let id = format!("docker.io/library/{HEX}:1");
+        reads(&id, &id, &id);
         reads("docker.io/localhost/c:1", "docker.io/localhost/c:1", "docker.io/localhost/c:1");
         reads("Host/a", "Host/a:latest", "Host/a:latest");
         reads("a__b/c-----d/e.f:T_.-1", "a__b/c-----d/e.f:T_.-1", "docker.io/a__b/c-----d/e.f:T_.-1");

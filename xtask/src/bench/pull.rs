@@ -125,8 +125,10 @@ struct Course {
 
 impl Course {
     fn measure(&self, measured: &Command) -> Measured {
+        let program = measured.get_program().to_str().and_then(command::find);
+        let program = program.with_context(|| format!("{} is not in PATH", command::line(measured)))?;
         let mut peak = Command::new(&self.floor);
-        peak.arg("peak").arg(measured.get_program()).args(measured.get_args());
+        peak.arg("peak").arg(program).args(measured.get_args());
         let start = Instant::now();
         let said = command::output(&mut peak)?;
         let seconds = start.elapsed().as_secs_f64();
