@@ -6,6 +6,7 @@ mod forms;
 mod harm;
 
 mod registry;
+mod rootless;
 
 use std::path::Path;
 

@@ -29,7 +29,7 @@ pub use moat::Moat;
 pub use registry::{Registry, Umoci, debian, done};
 pub use runtime::{Container, Output, Runtime, program};
 pub use terminal::{ConsoleSocket, Pty, read_master};
-pub use tree::{list_overlay, list_path, list_tree};
+pub use tree::{list_overlay, list_path, list_tree, list_user_overlay};
 
 use std::time::Duration;
 

@@ -26,10 +26,22 @@ pub fn list_path(root: &Path) -> Vec<String> {
 
 /// What an overlay of these folders shows, topmost first, without mounting it anywhere.
 pub fn list_overlay(layers: &[PathBuf]) -> Vec<String> {
+    overlay(layers, false)
+}
+
+/// As [`list_overlay`], of layers whose marks are `user.overlay.*`.
+pub fn list_user_overlay(layers: &[PathBuf]) -> Vec<String> {
+    overlay(layers, true)
+}
+
+fn overlay(layers: &[PathBuf], user: bool) -> Vec<String> {
     if let [only] = layers {
         return list_path(only);
     }
     let overlay = FsContext::open("overlay").unwrap();
+    if user {
+        overlay.set_flag("userxattr").unwrap();
+    }
     for layer in layers {
         overlay.set("lowerdir+", layer.to_str().unwrap()).unwrap();
     }

@@ -72,6 +72,14 @@ fn run(words: &[&str]) -> Result<()> {
             let image = store.find(name)?;
             store.layer_paths(&image).iter().for_each(|path| println!("{}", path.display()));
         }
+        ("tree", [name]) => {
+            let paths = store.layer_paths(&store.find(name)?);
+            let lines = match store.ownership() {
+                Ownership::Privileged => moat_tests::list_overlay(&paths),
+                _ => moat_tests::list_user_overlay(&paths),
+            };
+            lines.iter().for_each(|line| println!("{line}"));
+        }
         ("hold", [name, holder]) => store.hold(&store.find(name)?, holder)?,
         ("release", [holder]) => store.release(holder)?,
         ("remove", [name]) => println!("{:?}", store.remove(name, false)?),
