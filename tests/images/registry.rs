@@ -93,6 +93,102 @@ fn names_passwords_and_helpers() {
     assert!(push(&scratch.store, &image, &name, &spec, &silent).is_err());
 }
 
+/// A helper of Docker's protocol keeps what is told to it, and nothing stands in the file.
+#[test]
+fn credential_helpers_are_asked() {
+    let scratch = Scratch::new();
+    let folder = scratch.path().join("bin");
+    std::fs::create_dir(&folder).unwrap();
+    let helper = folder.join("docker-credential-test");
+    let script = format!(
+        "#!/bin/sh\nkept={}/kept\ncase $1 in\nstore) cat > $kept ;;\n\
+         get) cat > $kept.asked; test -e $kept && cat $kept || {{ echo credentials not found; exit 1; }} ;;\n\
+         erase) rm $kept ;;\nesac\n",
+        folder.display()
+    );
+    std::fs::write(&helper, script).unwrap();
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let config = scratch.path().join("config.json");
+    std::fs::write(&config, r#"{"credsStore":"test"}"#).unwrap();
+    let layer = layer("x");
+    let (blobs, manifest) = image_of(&layer);
+    let fake = Fake::start(move |asked, _| {
+        if asked.headers.get("authorization").map(String::as_str) != Some("Basic dTpw") {
+            let challenge = "Basic realm=x".to_owned();
+            return Answer {
+                status: 401,
+                headers: vec![("WWW-Authenticate", challenge)],
+                ..Answer::default()
+            };
+        }
+        ok(blobs.get(&asked.path).unwrap_or(&manifest).clone())
+    });
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let images = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_images"));
+        command.arg(scratch.store.root()).args(arguments).env("PATH", &path);
+        command.env("DOCKER_CONFIG", scratch.path()).output().unwrap()
+    };
+    let domain = format!("127.0.0.1:{}", fake.port);
+    let name = fake.name("x:1").to_string();
+    assert!(!images(&["pull", &name]).status.success(), "nobody has logged in");
+    assert!(!images(&["login", &domain, "u", "wrong"]).status.success());
+    assert!(images(&["login", &domain, "u", "p"]).status.success());
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), r#"{"credsStore":"test"}"#);
+    let pulled = images(&["pull", &name]);
+    assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+    assert_eq!(std::fs::read_to_string(folder.join("kept.asked")).unwrap(), domain);
+    assert_eq!(images(&["logout", &domain]).stdout, b"true\n");
+    assert!(!folder.join("kept").exists());
+    assert_eq!(images(&["logout", &domain]).stdout, b"false\n");
+}
+
+/// A registry elsewhere must prove who it is: by an authority that the user names, or not at all where the user says
+/// so. In a network namespace of its own, with an address that is not the loopback's.
+#[test]
+fn certificates_are_checked() {
+    let scratch = Scratch::new();
+    let folder = scratch.path();
+    let layout = plain_layout(&folder.join("layout"), &[layer("x")]);
+    let config = format!(
+        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {0}/data\nhttp:\n  addr: 10.77.0.1:5000\n  \
+         tls:\n    certificate: {0}/own.crt\n    key: {0}/own.key\n",
+        folder.display()
+    );
+    std::fs::write(folder.join("config.yml"), config).unwrap();
+    let certificates = json!({ "certificates": [folder.join("certs.d")] }).to_string();
+    std::fs::write(folder.join("named.json"), certificates).unwrap();
+    std::fs::write(folder.join("insecure.json"), r#"{"insecure":["10.77.0.1:5000"]}"#).unwrap();
+    let script = format!(
+        "set -e; cd {folder}
+        key='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
+        openssl req -x509 $key -days 2 -subj /CN=authority -keyout ca.key -out ca.crt 2> openssl.log
+        openssl req $key -subj /CN=test -keyout own.key -out own.csr 2>> openssl.log
+        echo subjectAltName=IP:10.77.0.1 > own.ext
+        openssl x509 -req -in own.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile own.ext \
+            -out own.crt 2>> openssl.log
+        ip link set lo up; ip addr add 10.77.0.1/32 dev lo
+        docker-registry serve config.yml > /dev/null 2> registry.log & server=$!
+        trap 'kill $server' EXIT
+        until grep -q 'listening on' registry.log; do sleep 0.02; done
+        skopeo copy -q --dest-tls-verify=false oci:{layout} docker://10.77.0.1:5000/x:1
+        images() {{ {program} {folder}/$1 pull 10.77.0.1:5000/x:1; }}
+        export HOME={folder}
+        if images unknown 2> said > /dev/null; then echo taken; fi; cat said
+        IMAGES_REGISTRIES={folder}/insecure.json images insecure
+        mkdir -p certs.d/10.77.0.1:5000; cp ca.crt certs.d/10.77.0.1:5000/ca.crt
+        IMAGES_REGISTRIES={folder}/named.json images named",
+        folder = folder.display(),
+        layout = layout.display(),
+        program = env!("CARGO_BIN_EXE_images"),
+    );
+    let said = done(Command::new("unshare").args(["-n", "sh", "-c", &script]));
+    let lines: Vec<&str> = said.lines().collect();
+    let [refused, insecure, named] = lines.as_slice() else { panic!("{said}") };
+    assert!(refused.contains("certificate") && refused.contains("pull 10.77.0.1:5000/x:1"), "{refused}");
+    assert!(insecure.starts_with("sha256:") && insecure == named, "{said}");
+}
+
 type Headers = BTreeMap<String, String>;
 
 /// What our own registry is asked, and what it answers.

@@ -77,6 +77,7 @@ pub(crate) const TESTS: &[Package] = &[
     UMOCI,
     package("buildah", "makes layers by comparing root file systems"),
     package("mmdebstrap", "makes the root file system of an image as large as real ones"),
+    package("openssl", "makes the certificate of a test registry"),
     package("strace", "kills a program at a certain system call"),
     package("procps", "ps: lists the processes of a container"),
 ];

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use moat_image::{
-    ImportSpec, LoadSpec, Ownership, Progress, PullSpec, PushSpec, Result, Store, import, load, pull, push,
-    save,
+    CommitSpec, Credential, Credentials, ImportSpec, LoadSpec, Ownership, Progress, PullSpec, PushSpec,
+    RegistriesSpec, Result, Store, commit, import, load, login, logout, pull, push, save,
 };
 
 fn main() -> ExitCode {
@@ -35,6 +35,14 @@ fn tell(progress: Progress) {
     }
 }
 
+/// How registries are reached: the file that the variable `IMAGES_REGISTRIES` names.
+fn registries() -> Result<RegistriesSpec> {
+    match std::env::var_os("IMAGES_REGISTRIES") {
+        Some(path) => RegistriesSpec::load(Path::new(&path)),
+        None => Ok(RegistriesSpec::default()),
+    }
+}
+
 fn run(words: &[&str]) -> Result<()> {
     let [root, verb, rest @ ..] = words else {
         return Err(moat_image::Error::new("usage: images STORE VERB ARGUMENT..."));
@@ -47,11 +55,23 @@ fn run(words: &[&str]) -> Result<()> {
             }
         }
         ("pull", [name]) => {
-            println!("{}", pull(&store, &name.parse()?, &PullSpec::default(), &tell)?.id);
+            let spec = PullSpec { registries: registries()?, ..PullSpec::default() };
+            println!("{}", pull(&store, &name.parse()?, &spec, &tell)?.id);
         }
         ("push", [name]) => {
             let image = store.find(name)?;
-            println!("{}", push(&store, &image, &name.parse()?, &PushSpec::default(), &tell)?);
+            let spec = PushSpec { registries: registries()?, ..PushSpec::default() };
+            println!("{}", push(&store, &image, &name.parse()?, &spec, &tell)?);
+        }
+        ("login", [domain, user, password]) => {
+            let credential = Credential::Basic { user: (*user).to_owned(), password: (*password).to_owned() };
+            login(&Credentials::of_user(), &registries()?, domain, &credential)?;
+        }
+        ("logout", [domain]) => println!("{}", logout(&Credentials::of_user(), domain)?),
+        ("commit", [name, upper, new]) => {
+            let base = store.find(name)?;
+            let spec = CommitSpec { name: Some(new.parse()?), ..CommitSpec::default() };
+            println!("{}", commit(&store, &base, Path::new(upper), &|_| false, spec, &tell)?.id);
         }
         ("tag", [name, new]) => store.tag(&store.find(name)?, &new.parse()?)?,
         ("import", [path, name]) => {
