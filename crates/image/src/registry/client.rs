@@ -140,7 +140,7 @@ impl<'a> Endpoint<'a> {
     }
 
     fn url(&self, path: &str) -> String {
-        if path.contains("://") {
+        if is_whole(path) {
             return path.to_owned();
         }
         format!("{}://{}{path}", self.scheme(), self.authority)
@@ -214,7 +214,7 @@ impl<'a> Endpoint<'a> {
     }
 
     fn is_own(&self, path: &str) -> bool {
-        let Some((scheme, rest)) = path.split_once("://") else { return true };
+        let Some((scheme, rest)) = path.split_once("://").filter(|_| is_whole(path)) else { return true };
         let host = self.authority.split('/').next().unwrap_or_default();
         rest.split('/').next() == Some(host) && (scheme == "https" || self.insecure)
     }
@@ -270,6 +270,11 @@ impl<'a> Endpoint<'a> {
     pub(super) fn check_login(&self) -> Result<()> {
         self.send(&Call::get("/v2/", &[])).map(drop)
     }
+}
+
+/// Whether this is a URL and no path; a path's query may hold one.
+fn is_whole(path: &str) -> bool {
+    path.starts_with("http://") || path.starts_with("https://")
 }
 
 /// Reads a whole answer of at most `max_bytes`.
