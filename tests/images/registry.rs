@@ -286,7 +286,12 @@ fn serve(stream: &TcpStream, answer: &dyn Fn(&Asked, usize) -> Answer, log: &Mut
 
 /// An image of one layer: its blobs by path, and the bytes of its manifest.
 fn image_of(layer: &[u8]) -> (BTreeMap<String, Vec<u8>>, Vec<u8>) {
-    let diff_id = Digest::of(layer).to_string();
+    image_of_packed(layer, layer)
+}
+
+/// As [`image_of`], with the layer as it is packed.
+fn image_of_packed(plain: &[u8], layer: &[u8]) -> (BTreeMap<String, Vec<u8>>, Vec<u8>) {
+    let diff_id = Digest::of(plain).to_string();
     let config = json!({
         "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": [diff_id] },
     });
@@ -430,6 +435,31 @@ fn wrong_bytes_are_refused() {
         let error = pull(&scratch.store, &name, &anonymous(), &silent).unwrap_err();
         assert_eq!(error.kind(), Kind::Corrupt, "{what}: {error}");
         assert_eq!(scratch.store.list().unwrap(), []);
+        scratch.assert_clean();
+    }
+}
+
+/// Other bytes that decompress to the same archive are not what was promised.
+#[test]
+fn packed_otherwise_is_refused() {
+    let plain = layer("x");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&plain).unwrap();
+    let packed = gzip.finish().unwrap();
+    for flip in [0, 1] {
+        let (blobs, manifest) = image_of_packed(&plain, &packed);
+        let path = format!("/v2/x/blobs/{}", Digest::of(&packed));
+        let mut sent = packed.clone();
+        // The time in gzip's header means nothing.
+        sent[4] ^= flip;
+        let fake = Fake::start(move |asked, _| match blobs.get(&asked.path) {
+            Some(_) if asked.path == path => ok(sent.clone()),
+            Some(body) => ok(body.clone()),
+            None => ok(manifest.clone()),
+        });
+        let scratch = Scratch::new();
+        let pulled = pull(&scratch.store, &fake.name("x:1"), &anonymous(), &silent);
+        assert_eq!(pulled.is_ok(), flip == 0, "{pulled:?}");
         scratch.assert_clean();
     }
 }
