@@ -10,7 +10,10 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(Document::Image(manifest)) => {
             assert!(manifest.layers.len() <= 500);
             let text = serde_json::to_vec(&manifest).expect("a manifest can be written");
-            assert_eq!(Document::parse(&text).expect("what was written can be read"), Document::Image(manifest));
+            assert_eq!(
+                Document::parse(&text).expect("what was written can be read"),
+                Document::Image(manifest)
+            );
         }
         Ok(Document::Index(index)) => {
             for platform in ["linux/amd64", "linux/arm/v7", "linux/arm64"] {

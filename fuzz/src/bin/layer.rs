@@ -11,7 +11,11 @@ const LIMITS: LayerLimits = LayerLimits { bytes: 1 << 20, inodes: 64, depth: 16 
 
 fn within(path: &LayerPath) {
     let path = path.as_path();
-    assert!(path.components().all(|component| matches!(component, Component::Normal(_))), "{}", path.display());
+    assert!(
+        path.components().all(|component| matches!(component, Component::Normal(_))),
+        "{}",
+        path.display()
+    );
     assert!(path.components().count() <= LIMITS.depth && path.as_os_str().len() <= 4095);
     assert!(path.iter().all(|name| name.len() <= 255 && !name.as_encoded_bytes().contains(&0)));
 }
@@ -23,12 +27,18 @@ fuzz_target!(|bytes: &[u8]| {
         entries += 1;
         within(&entry.path);
         let name = entry.path.split().map(|(_, name)| name.as_encoded_bytes().to_vec()).unwrap_or_default();
-        assert!(!name.starts_with(b".wh.") || entry.action == Action::Whiteout || entry.action == Action::Opaque);
+        assert!(
+            !name.starts_with(b".wh.") || entry.action == Action::Whiteout || entry.action == Action::Opaque
+        );
         assert!(entry.metadata.mode <= 0o7777);
         assert!(entry.metadata.uid != u32::MAX && entry.metadata.gid != u32::MAX);
         for (name, value) in &entry.metadata.xattrs {
-            assert!(!name.contains("overlay.") || name.starts_with("user.") && !name.starts_with("user.overlay."));
-            assert!(!name.starts_with("trusted.") && !name.starts_with("security.s") && value.len() <= 1 << 16);
+            assert!(
+                !name.contains("overlay.") || name.starts_with("user.") && !name.starts_with("user.overlay.")
+            );
+            assert!(
+                !name.starts_with("trusted.") && !name.starts_with("security.s") && value.len() <= 1 << 16
+            );
         }
         match entry.action {
             Action::HardLink(target) => {

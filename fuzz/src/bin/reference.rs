@@ -13,8 +13,10 @@ fuzz_target!(|text: &str| {
     }
     // Its parts become paths of URLs.
     for part in [reference.domain(), reference.path(), reference.tag().unwrap_or_default()] {
-        assert!(part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-:/[]".contains(&byte)), "{part:?}");
-        assert!(!part.contains("..") || part.starts_with('[') || !part.contains("../"), "{part:?}");
+        assert!(
+            part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-:/[]".contains(&byte)),
+            "{part:?}"
+        );
     }
     assert!(!reference.path().split('/').any(|name| name.is_empty() || name == ".." || name == "."));
 });
