@@ -149,6 +149,11 @@ impl Store {
         let bin = self.root().join("work").join(super::work::unique_name("garbage"));
         let work = Work::adopt(bin)?;
         let mut garbage = Garbage { work, layers: Vec::new(), bytes: 0 };
+        // What an interrupted pull has left half-done is of no use to the next one.
+        for path in self.stale_work()? {
+            let to = garbage.work.path().join(path.file_name().unwrap_or_default());
+            std::fs::rename(&path, &to).context(|| format!("remove {}", path.display()))?;
+        }
         for name in folder_names(&self.root().join("layers"))? {
             let Some(chain) = Digest::from_hex(&name) else { continue };
             if needed.layers.contains(&chain) {
