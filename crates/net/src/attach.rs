@@ -27,6 +27,7 @@ use crate::route::{Pair, Route};
 use crate::store::{self, Lock, Store};
 use crate::{
     Error, ErrorKind, Networks, Result, bridge, firewall, lease, namespace, networks, port, resolv_conf,
+    resolver,
 };
 
 /// Which wall the workload has, and so what leads through it.
@@ -227,7 +228,11 @@ impl Networks {
     fn announce(&self, endpoint: &EndpointState, network: &NetworkState) -> Result<()> {
         let path = self.store.endpoint_file(&network.id, &endpoint.workload);
         store::make_folder(&self.store.endpoints(&network.id))?;
-        store::write(&path, endpoint, false)
+        store::write(&path, endpoint, false)?;
+        match &self.resolver {
+            Some(command) => resolver::ensure(&self.store, command, network),
+            None => Ok(()),
+        }
     }
 
     fn save(&self, attachment: &NetAttachment) -> Result<()> {

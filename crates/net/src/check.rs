@@ -9,7 +9,7 @@ use moat_model::network::{EndpointState, NetAttachment, NetworkState};
 
 use crate::nft::{DEVICE_PREFIX, Firewall};
 use crate::route::{Link, Route};
-use crate::{Networks, Result, attach, bridge, firewall, namespace, store};
+use crate::{Networks, Result, attach, bridge, firewall, namespace, resolver, store};
 
 /// One thing that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,7 @@ impl Networks {
         check.devices()?;
         check.bridges()?;
         check.filter()?;
+        check.resolvers()?;
         check.foreign_filters()?;
         Ok(check.findings)
     }
@@ -91,6 +92,10 @@ impl Check<'_> {
                     let object = format!("address {address} of network {}", network.name);
                     self.found(object, "nobody has it", |_| store::remove_file(&path))?;
                 }
+            }
+            for path in store::cut_off(&store.endpoints(&network.id))? {
+                let object = format!("file {}", path.display());
+                self.found(object, "it was never written to its end", |_| store::remove_file(&path))?;
             }
             for endpoint in store.list_endpoints(&network.id)? {
                 if !known.contains(&endpoint.workload) {
@@ -236,6 +241,20 @@ impl Check<'_> {
             }
         };
         self.found("packet filter".to_owned(), problem, |_| firewall.rebuild(&expected))
+    }
+
+    fn resolvers(&mut self) -> Result<()> {
+        let networks = self.networks;
+        let Some(command) = &networks.resolver else { return Ok(()) };
+        for network in networks.list()? {
+            let places = networks.store.list_endpoints(&network.id)?;
+            if !places.is_empty() && !resolver::is_alive(&networks.store, &network.id)? {
+                self.found(format!("network {}", network.name), "its resolver does not run", |_| {
+                    resolver::ensure(&networks.store, command, &network)
+                })?;
+            }
+        }
+        Ok(())
     }
 
     fn bridge_is_up(&mut self) -> Result<bool> {

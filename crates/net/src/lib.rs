@@ -25,6 +25,7 @@ mod nft;
 mod pools;
 mod port;
 mod resolv_conf;
+pub mod resolver;
 mod route;
 mod store;
 

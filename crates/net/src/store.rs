@@ -194,6 +194,25 @@ pub(crate) fn write(path: &Path, value: &impl Serialize, sync: bool) -> Result<(
     Ok(())
 }
 
+/// Files that [`write`] was about to rename when its process was killed.
+pub(crate) fn cut_off(folder: &Path) -> Result<Vec<PathBuf>> {
+    let what = || format!("read folder {}", folder.display());
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.context(what)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.context(what)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let writer = name.strip_prefix('.').and_then(|name| name.rsplit('.').nth(1)?.parse::<u32>().ok());
+        if writer.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
 /// Removes a file; it is no error that it is gone.
 pub(crate) fn remove_file(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {

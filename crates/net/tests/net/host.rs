@@ -1,6 +1,7 @@
 //! A host of its own for each test: a network namespace, with a second one behind a wire as the outside, and a
 //! mount namespace, so that nothing of this machine is touched.
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -20,7 +21,7 @@ pub(crate) const HOST6: &str = "2001:db8::1";
 
 pub(crate) struct Host {
     pub(crate) networks: Networks,
-    _folder: TempDir,
+    folder: TempDir,
     outside: OwnedFd,
 }
 
@@ -41,6 +42,15 @@ impl Drop for Running {
 impl Host {
     /// Makes the host the namespaces of this thread.
     pub(crate) fn new() -> Self {
+        Self::make(false)
+    }
+
+    /// With a resolver for each network.
+    pub(crate) fn with_names() -> Self {
+        Self::make(true)
+    }
+
+    fn make(names: bool) -> Self {
         let outside = std::thread::spawn(|| {
             process::unshare(namespace::NETWORK).unwrap();
             OwnedFd::from(std::fs::File::open("/proc/thread-self/ns/net").unwrap())
@@ -51,7 +61,11 @@ impl Host {
         mount::set_propagation(c"/", RECURSIVE | mount::propagation::SLAVE).unwrap();
         let folder = tempfile::Builder::new().prefix("moat-net-").tempdir().unwrap();
         let networks = Networks::open(&folder.path().join("data"), &folder.path().join("run"));
-        let host = Self { networks, _folder: folder, outside };
+        let networks = match names {
+            true => networks.with_resolver(helper("names::resolver_process")),
+            false => networks,
+        };
+        let host = Self { networks, folder, outside };
         // The search for duplicates takes a second in which an address can not be spoken with.
         let no_search = "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad; ip link set lo up";
         sh(no_search);
@@ -79,6 +93,10 @@ impl Host {
 
     pub(crate) fn outside(&self) -> Place {
         Place(PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.outside.as_fd().as_raw_fd())))
+    }
+
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     pub(crate) fn network(&self, name: &str, change: impl FnOnce(&mut NetworkSpec)) -> NetworkState {
@@ -113,6 +131,13 @@ impl Host {
     pub(crate) fn attach(&self, id: &str, networking: &NetworkingSpec) -> NetAttachment {
         self.try_attach(id, networking).unwrap().attachment
     }
+}
+
+/// This program again, as one of its helpers.
+pub(crate) fn helper(test: &str) -> Vec<OsString> {
+    let own = std::env::current_exe().unwrap().into_os_string();
+    let flags = ["--exact", test, "--ignored", "--nocapture", "--test-threads=1"];
+    std::iter::once(own).chain(flags.map(OsString::from)).collect()
 }
 
 /// The place of a workload.
@@ -171,7 +196,12 @@ impl Place {
 
     /// A server that answers each connection or packet with the address of who asked; it listens when this returns.
     pub(crate) fn serve(&self, kind: &str, address: &str, port: u16) -> Running {
-        let mut command = self.command("python3", &["-c", SERVER, kind, address, &port.to_string()]);
+        self.start(SERVER, &[kind, address, &port.to_string()])
+    }
+
+    /// A program of Python that says `listening` when it does.
+    pub(crate) fn start(&self, program: &str, args: &[&str]) -> Running {
+        let mut command = self.command("python3", &[&["-c", program], args].concat());
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         use std::io::BufRead;

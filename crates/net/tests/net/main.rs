@@ -7,5 +7,8 @@
     reason = "a test that can not go on fails, and says where"
 )]
 
+mod guard;
 mod host;
+mod names;
 mod reach;
+mod repair;
