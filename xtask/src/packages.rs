@@ -79,6 +79,9 @@ pub(crate) const TESTS: &[Package] = &[
     package("mmdebstrap", "makes the root file system of an image as large as real ones"),
     package("openssl", "makes the certificate of a test registry"),
     package("strace", "kills a program at a certain system call"),
+    package("nftables", "nft: shows the packet filter, and flushes it as others may"),
+    package("dnsutils", "dig: asks the resolvers of networks"),
+    package("iputils-ping", "ping: echoes with addresses that are not one's own"),
     package("procps", "ps: lists the processes of a container"),
 ];
 
