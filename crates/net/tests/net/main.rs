@@ -12,3 +12,4 @@ mod host;
 mod names;
 mod reach;
 mod repair;
+mod tap;
