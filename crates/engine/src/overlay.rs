@@ -17,6 +17,11 @@ use rustix::fs::OFlags;
 
 use crate::{Context, Error, Result};
 
+/// The upper directory is read as it is, by `diff` and `commit`: it holds whole files and no references to layers,
+/// whatever the kernel's defaults are.
+const PLAIN: [(&str, &str); 4] =
+    [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off"), ("xino", "off")];
+
 /// What is put on top of what.
 #[derive(Clone, Debug)]
 pub(crate) struct Overlay<'a> {
@@ -58,6 +63,9 @@ impl Overlay<'_> {
             context.set("upperdir", &escaped(text(upper)?))?;
             context.set("workdir", &escaped(text(work)?))?;
         }
+        for (key, value) in PLAIN {
+            context.set(key, value)?;
+        }
         for flag in self.flags() {
             context.set_flag(flag)?;
         }
@@ -83,6 +91,7 @@ impl Overlay<'_> {
                 kept.push(fd);
             }
         }
+        PLAIN.iter().for_each(|(key, value)| options.push_str(&format!(",{key}={value}")));
         self.flags().for_each(|flag| options.push_str(&format!(",{flag}")));
         if options.len() >= 4096 {
             return Err(Error::invalid(format!(

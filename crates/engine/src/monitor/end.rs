@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use moat_linux::process as sys;
+use moat_linux::{mount, process as sys};
 use moat_model::workload::{RestartPolicy, Status};
 use moat_sandbox::record::Recorder;
 
@@ -171,8 +171,13 @@ impl Monitor<'_> {
 
     /// Keeps what the workload wrote, and removes what only a running one needs.
     fn leave(&mut self) -> Result<()> {
-        self.save()?;
-        self.folder.remove_run()
+        if self.mounted {
+            // The next monitor mounts the same upper directory, perhaps while this one still has to wait for a reader.
+            mount::unmount(&self.launch.mount_point)?;
+            self.mounted = false;
+        }
+        self.folder.remove_run()?;
+        self.save()
     }
 
     pub(super) fn probe_ended(&mut self) -> Result<()> {

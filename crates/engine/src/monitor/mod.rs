@@ -288,6 +288,11 @@ impl<'a> Monitor<'a> {
             return Ok(());
         }
         let (upper, work): (PathBuf, PathBuf) = (self.folder.upper(), self.folder.work());
+        if self.launch.record.spec.auto_remove {
+            // overlayfs refuses what a crash of the machine may have damaged. It knows no better after a restart; and
+            // what is removed at its end anyway is not worth more.
+            crate::file::remove_tree(&work.join("work/incompat"))?;
+        }
         let overlay = Overlay {
             layers: &self.launch.layers,
             upper: Some((&upper, &work)),

@@ -5,6 +5,7 @@ mod end;
 mod folder;
 mod name;
 mod remove;
+mod rename;
 mod start;
 mod state;
 
