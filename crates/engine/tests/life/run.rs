@@ -29,7 +29,6 @@ pub(crate) fn exit_codes(house: &House) {
     let code = |command: &[&str]| house.run(house.spec(command)).exit.code;
     assert_eq!(code(&["true"]), 0);
     assert_eq!(code(&["sh", "-c", "exit 77"]), 77);
-    assert_eq!(code(&["sh", "-c", "kill -9 $$; sleep 9"]) & 0x7f, 9);
 
     let fails =
         |command: &[&str]| house.engine.run(house.spec(command), &StartOptions::default()).unwrap_err();
