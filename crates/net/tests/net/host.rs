@@ -39,6 +39,13 @@ impl Drop for Running {
     }
 }
 
+impl Drop for Host {
+    fn drop(&mut self) {
+        // A folder that is a mount, with all that a test left running, can not be removed with the others.
+        let _ = mount::unmount(&self.folder.path().join("run/netns"));
+    }
+}
+
 impl Host {
     /// Makes the host the namespaces of this thread.
     pub(crate) fn new() -> Self {
