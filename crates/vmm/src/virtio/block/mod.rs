@@ -109,6 +109,11 @@ impl<D: Disk> Block<D> {
         self.errors
     }
 
+    /// Whether the disk works on nothing of the guest's.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
     fn config(&self) -> [u8; 60] {
         let mut config = [0; 60];
         let mut put =

@@ -1,0 +1,14 @@
+//! Attacks of a guest's driver on the monitor, one file for each. Each happened to a monitor before.
+
+#[path = "../virtio/driver.rs"]
+mod driver;
+
+mod descriptor_length;
+mod descriptor_loop;
+mod devices;
+mod image_probe;
+mod log_flood;
+mod queue_after_ready;
+mod reset_in_flight;
+mod select_bounds;
+mod toctou;
