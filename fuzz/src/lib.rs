@@ -86,7 +86,11 @@ struct Guest<D> {
 }
 
 /// Plays `script` against devices that `device` makes; `outside` lets something happen behind them.
-pub fn play<D: VirtioDevice>(mut script: Script<'_>, device: impl Fn() -> D, outside: impl Fn(&mut Script<'_>)) {
+pub fn play<D: VirtioDevice>(
+    mut script: Script<'_>,
+    device: impl Fn() -> D,
+    outside: impl Fn(&mut Script<'_>),
+) {
     let memory: Memory =
         Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).expect("a guest's memory"));
     let transport = Transport::new(device(), Arc::clone(&memory), Arc::new(NoLine));
@@ -280,7 +284,9 @@ impl<D: VirtioDevice> Guest<D> {
     /// Saves the device and goes on with another.
     fn move_to(&mut self, device: D) {
         let mut state = Vec::new();
-        self.step(|transport| state = postcard::to_allocvec(&transport.save()).expect("a state can be written"));
+        self.step(|transport| {
+            state = postcard::to_allocvec(&transport.save()).expect("a state can be written")
+        });
         let mut other = Transport::new(device, Arc::clone(&self.memory), Arc::new(NoLine));
         let state: TransportState = postcard::from_bytes(&state).expect("what was written can be read");
         if other.restore(&state).is_ok() {
