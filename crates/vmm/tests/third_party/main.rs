@@ -1,5 +1,6 @@
 //! The devices with drivers that others have written (the crate `virtio-drivers`), in guest memory, through
 //! the registers alone.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what fails in a helper fails its test")]
 #![allow(unsafe_code, reason = "the drivers' ground is a trait that is unsafe to implement")]
 
 mod hal;

@@ -119,7 +119,7 @@ impl Machine {
     }
 
     /// A connection that the guest has begun, with the host's end of it.
-    fn from_guest(&mut self, port: u32) -> UnixStream {
+    fn connect_out(&mut self, port: u32) -> UnixStream {
         let listener = UnixListener::bind(self.folder.0.join(format!("v.sock_{port}"))).unwrap();
         self.say((1000, port), op::REQUEST, 0, &[]);
         let (header, _) = self.hear_one();
@@ -129,9 +129,9 @@ impl Machine {
     }
 
     /// A connection that the host has begun: the host's end, and its port.
-    fn from_host(&mut self, port: u32) -> (UnixStream, u32) {
+    fn connect_in(&mut self, port: u32) -> (UnixStream, u32) {
         let mut stream = UnixStream::connect(self.folder.socket()).unwrap();
-        write!(stream, "CONNECT {port}\n").unwrap();
+        writeln!(stream, "CONNECT {port}").unwrap();
         let (header, _) = self.hear_one();
         assert_eq!((header.op, header.dst_port), (op::REQUEST, port));
         self.say((port, header.src_port), op::RESPONSE, 0, &[]);
@@ -153,7 +153,7 @@ fn the_guest_has_its_address() {
 #[test]
 fn the_guest_connects_to_the_host() {
     let mut machine = Machine::new("guest-first");
-    let mut host = machine.from_guest(77);
+    let mut host = machine.connect_out(77);
     machine.say((1000, 77), op::RW, 0, b"from the guest");
     let mut got = [0; 14];
     host.read_exact(&mut got).unwrap();
@@ -171,7 +171,7 @@ fn the_guest_connects_to_the_host() {
 #[test]
 fn the_host_connects_to_the_guest() {
     let mut machine = Machine::new("host-first");
-    let (mut host, port) = machine.from_host(52);
+    let (mut host, port) = machine.connect_in(52);
     host.write_all(b"ping").unwrap();
     assert_eq!(machine.hear_one().1, b"ping");
     machine.say((52, port), op::RW, 0, b"pong");
@@ -203,7 +203,7 @@ fn a_refused_connection_is_reset() {
 #[test]
 fn halves_are_shut_one_by_one() {
     let mut machine = Machine::new("halves");
-    let mut host = machine.from_guest(7);
+    let mut host = machine.connect_out(7);
     machine.say((1000, 7), op::RW, 0, b"last");
     machine.say((1000, 7), op::SHUTDOWN, 2, &[]);
     let mut all = Vec::new();
@@ -225,7 +225,7 @@ fn halves_are_shut_one_by_one() {
 fn credit_bounds_what_the_guest_is_sent() {
     let mut machine = Machine::new("credit");
     machine.buf_alloc = 1000;
-    let mut host = machine.from_guest(7);
+    let mut host = machine.connect_out(7);
     host.write_all(&[7; 2500]).unwrap();
     let mut got = 0;
     for round in 1..=3 {
@@ -244,7 +244,7 @@ fn credit_bounds_what_the_guest_is_sent() {
 #[test]
 fn credit_bounds_what_the_guest_sends() {
     let mut machine = Machine::new("overrun");
-    let _host = machine.from_guest(7);
+    let _host = machine.connect_out(7);
     machine.say((1000, 7), op::CREDIT_REQUEST, 0, &[]);
     let (header, _) = machine.hear_one();
     assert_eq!(header.op, op::CREDIT_UPDATE);
@@ -288,7 +288,7 @@ fn what_makes_no_sense_is_reset() {
     machine.say_raw(Header { kind: 2, ..good }, &[]);
     assert_eq!(machine.hear_one().0.op, op::RST);
     // An answer that was not asked for ends a connection.
-    let _host = machine.from_guest(7);
+    let _host = machine.connect_out(7);
     machine.say((1000, 7), op::RESPONSE, 0, &[]);
     assert_eq!(machine.hear_one().0.op, op::RST);
     assert_eq!(machine.guest.transport.lifecycle().device().connections(), 0);
@@ -405,7 +405,7 @@ fn connections_are_bounded() {
 #[test]
 fn a_restored_guest_hears_that_its_connections_are_gone() {
     let mut machine = Machine::new("restore");
-    let _host = machine.from_guest(7);
+    let _host = machine.connect_out(7);
     machine.guest.chain(2, &[writable(PACKET, 4)]);
     machine.guest.notify(2);
     assert_eq!(machine.guest.take_used(2), []);
