@@ -48,6 +48,8 @@ pub(crate) enum ControlCommand {
     Metrics(Socket),
     /// The registers of each processor.
     Vcpus(ExitsArgs),
+    /// The way of an address of a paused guest: page tables, memory slot, the host's addresses.
+    Walk(WalkArgs),
 }
 
 /// Which monitor.
@@ -74,6 +76,21 @@ pub(crate) struct SnapshotArgs {
     /// What to call it.
     #[arg(long)]
     pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WalkArgs {
+    #[command(flatten)]
+    pub(crate) socket: Socket,
+    /// The address that the guest's program uses, such as 0xffffffff81000000.
+    #[arg(value_name = "ADDRESS", value_parser = address)]
+    pub(crate) address: u64,
+    /// Which processor's tables.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) vcpu: u8,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -232,6 +249,12 @@ impl RunArgs {
             symbols: self.symbols.clone(),
         }
     }
+}
+
+/// An address, decimal or hexadecimal.
+fn address(text: &str) -> Result<u64, String> {
+    let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |digits| (digits, 16));
+    u64::from_str_radix(digits, radix).map_err(|_| format!("{text:?} is no address, such as 0x1000"))
 }
 
 /// A size with an optional suffix K, M or G, in units of 1024.

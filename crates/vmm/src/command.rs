@@ -14,7 +14,7 @@ use moat_vmm::{Context, Error, Result};
 
 use crate::cli::{
     Cli, Command, ControlCommand, ExitsArgs, LifeArgs, RestoreArgs, RunArgs, ServeArgs, ShelfArgs,
-    SnapshotArgs, Socket,
+    SnapshotArgs, Socket, WalkArgs,
 };
 use crate::say;
 
@@ -134,6 +134,7 @@ fn finish(end: End) -> Result<u8> {
 
 fn control(command: &ControlCommand) -> Result<u8> {
     let mut body = String::new();
+    let walk;
     let (socket, method, target): (&Socket, _, _) = match command {
         ControlCommand::Status(socket) => (socket, "GET", "/machine"),
         ControlCommand::Start(socket) => (socket, "POST", "/machine/start"),
@@ -147,6 +148,11 @@ fn control(command: &ControlCommand) -> Result<u8> {
         ControlCommand::Metrics(socket) => (socket, "GET", "/metrics"),
         ControlCommand::Vcpus(ExitsArgs { socket, json: true }) => (socket, "GET", "/vcpus"),
         ControlCommand::Vcpus(ExitsArgs { socket, json: false }) => (socket, "GET", "/vcpus?format=text"),
+        ControlCommand::Walk(WalkArgs { socket, address, vcpu, json }) => {
+            let format = if *json { "json" } else { "table" };
+            walk = format!("/walk?address={address}&vcpu={vcpu}&format={format}");
+            (socket, "GET", walk.as_str())
+        }
         ControlCommand::Exits(ExitsArgs { socket, json: true }) => (socket, "GET", "/exits"),
         ControlCommand::Exits(ExitsArgs { socket, json: false }) => (socket, "GET", "/exits?format=table"),
     };

@@ -21,5 +21,6 @@ pub mod rate_limit;
 pub mod snapshot;
 pub mod symbols;
 pub mod virtio;
+pub mod walk;
 
 pub use error::{Context, Error, Result};

@@ -25,6 +25,7 @@ use crate::processor::End;
 use crate::snapshot::{Saved, Shelf};
 use crate::virtio::console::RESIZED;
 use crate::virtio::{DeviceType, TIMER, VirtioDevice};
+use crate::walk::Walk;
 use crate::{Error, Result};
 
 /// Where the machine stands.
@@ -187,6 +188,15 @@ impl Monitor {
             self.resume()?;
         }
         seen
+    }
+
+    /// The way of an address, as a processor that does not run would go.
+    pub fn walk(&self, vcpu: u64, linear: u64) -> Result<Walk> {
+        let machine = self.machine()?;
+        if self.phase == Phase::Running {
+            return Err(Error::new("the guest runs, and changes its tables").hint("pause it first"));
+        }
+        machine.walk(vcpu, linear)
     }
 
     /// Where snapshots go.

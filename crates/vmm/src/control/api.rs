@@ -22,6 +22,7 @@ const ROUTES: &[(&str, &str, Handler)] = &[
     ("GET", "/exits", exits),
     ("GET", "/metrics", metrics),
     ("GET", "/vcpus", vcpus),
+    ("GET", "/walk", walk),
     ("PUT", "/snapshot", snapshot),
     ("GET", "/openapi.json", openapi),
 ];
@@ -107,6 +108,23 @@ fn vcpus(monitor: &mut Monitor, request: &Request) -> crate::Result<Response> {
         None | Some("json") => Response::json(&dump),
         Some("text") => Response::text(&text()),
         Some(other) => Response::failed(400, &format!("format {other:?} is neither json nor text")),
+    })
+}
+
+fn walk(monitor: &mut Monitor, request: &Request) -> crate::Result<Response> {
+    let number = |name: &str, text: &str| {
+        let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |digits| (digits, 16));
+        u64::from_str_radix(digits, radix)
+            .map_err(|_| Error::new(format!("{name}={text}: {text:?} is no number, such as 0x1000")))
+    };
+    let address = request.parameter("address").ok_or_else(|| Error::new("a walk needs an address"))?;
+    let address = number("address", address)?;
+    let vcpu = number("vcpu", request.parameter("vcpu").unwrap_or("0"))?;
+    let walk = monitor.walk(vcpu, address)?;
+    Ok(match request.parameter("format") {
+        None | Some("json") => Response::json(&walk),
+        Some("table") => Response::text(&walk.to_string()),
+        Some(other) => Response::failed(400, &format!("format {other:?} is neither json nor table")),
     })
 }
 

@@ -330,6 +330,12 @@ impl Vcpu {
         self.fd.set_sregs(registers).named("KVM_SET_SREGS")
     }
 
+    /// What the guest reads by CPUID.
+    pub fn cpuid(&self) -> Result<Vec<kvm_bindings::kvm_cpuid_entry2>> {
+        let most = kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+        Ok(self.fd.get_cpuid2(most).named("KVM_GET_CPUID2")?.as_slice().to_vec())
+    }
+
     /// The kernel's own walk of the guest's page tables; `None` where nothing is mapped.
     pub fn translate(&self, linear: u64) -> Result<Option<u64>> {
         let found = self.fd.translate_gva(linear).named("KVM_TRANSLATE")?;
@@ -386,11 +392,7 @@ impl Vcpu {
             lapic: self.fd.get_lapic().named("KVM_GET_LAPIC")?,
             msrs: self.read_msrs(saved_msrs)?,
             events: self.fd.get_vcpu_events().named("KVM_GET_VCPU_EVENTS")?,
-            cpuid: {
-                let cpuid =
-                    self.fd.get_cpuid2(kvm_bindings::KVM_MAX_CPUID_ENTRIES).named("KVM_GET_CPUID2")?;
-                cpuid.as_slice().to_vec()
-            },
+            cpuid: self.cpuid()?,
             tsc_khz: self.fd.get_tsc_khz().unwrap_or(0),
         })
     }

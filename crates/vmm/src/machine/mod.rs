@@ -22,9 +22,11 @@ use crate::exits::ExitReport;
 use crate::isolation::{self, Paths, Thread};
 use crate::kvm::cpuid::{CpuidSpec, Leaves};
 use crate::kvm::{Kvm, Vcpu, Vm, hardware_virtualization};
+use crate::lock::lock;
 use crate::memory::{Memory, MemorySpec};
 use crate::processor::{Ending, Processors, Surroundings};
 use crate::symbols::Symbols;
+use crate::walk::{Walk, walk_of};
 use crate::{Context, Error, Result};
 
 /// The most processors.
@@ -201,6 +203,13 @@ impl Machine {
     /// The guest's memory.
     pub fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// The way of an address, as the processor `vcpu` would go, which must stand still.
+    pub fn walk(&self, vcpu: u64, linear: u64) -> Result<Walk> {
+        let found = usize::try_from(vcpu).ok().and_then(|index| self.processors.vcpus().nth(index));
+        let vcpu = found.ok_or_else(|| Error::new(format!("there is no virtual processor {vcpu}")))?;
+        walk_of(&lock(vcpu), &self.memory, linear)
     }
 
     /// What was counted so far.
