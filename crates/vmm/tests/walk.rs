@@ -224,6 +224,12 @@ fn older_tables_agree_too() {
     let machine = Machine::new();
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     // Without paging.
+    machine.set(|registers| {
+        registers.cr0 &= !(1 << 31);
+        registers.cr4 = 0;
+        registers.efer = 0;
+        registers.cs.l = 0;
+    });
     Entry::Protected { address: 0x1000, start_info: 0 }.apply(&machine.vcpu, machine.memory.guest()).unwrap();
     let paging = Paging::of(&machine.vcpu).unwrap();
     assert_eq!(machine.agree(paging, 0x12_3456), Some(0x12_3456));
