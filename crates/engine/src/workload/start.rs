@@ -165,9 +165,15 @@ impl Workload {
 
 /// A fork of a process with several threads could wait for ever for what one of them has locked.
 fn single_thread() -> Result<()> {
-    let threads = std::fs::read_dir("/proc/self/task").context(|| "/proc/self/task")?.count();
-    if threads == 1 {
-        return Ok(());
+    // A thread that was joined may still be at its last steps in the kernel.
+    const PATIENCE: u32 = 1000;
+    let mut threads = 0;
+    for _ in 0..PATIENCE {
+        threads = std::fs::read_dir("/proc/self/task").context(|| "/proc/self/task")?.count();
+        if threads == 1 {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
     Err(Error::new(format!("a process with {threads} threads can not start a workload")))
 }
