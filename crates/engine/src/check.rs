@@ -9,6 +9,7 @@
 //! | a name that leads nowhere, or to a workload of another name | `rename` was killed | it is given back |
 //! | a socket folder, or the sandbox's state, without a workload that runs | the monitor was killed | both are removed, with the control groups |
 //! | a hold of a workload that does not exist | `rm` was killed | it is released |
+//! | a volume that is half made or half removed, or is held for a workload that does not exist | `create`, `rm` or `volume rm` was killed | folder or hold are removed |
 //! | half-written files `*.PID` | a writer was killed | they are deleted |
 //!
 //! What is being worked on in this moment is never touched: its lock is held, or its process lives. Mounts are not in
@@ -61,6 +62,7 @@ impl Engine {
         check.run_folders()?;
         check.sandboxes()?;
         check.holds()?;
+        check.volumes()?;
         let images = self.images().check(repair, deep)?;
         check.findings.extend(images.into_iter().map(|found| Finding {
             path: found.path,
@@ -85,6 +87,20 @@ impl Check<'_> {
             Err(error) => format!("could not be mended: {error}"),
         });
         self.findings.push(Finding { path: path.to_owned(), fault: fault.into(), repair });
+    }
+
+    /// What volumes hold: a workload that is being made or removed in this moment has its folder.
+    fn volumes(&mut self) -> Result<()> {
+        let roots = self.engine.roots();
+        let exists = |id: &str| roots.workloads().join(id).is_dir();
+        for found in self.engine.volumes().check(self.repair, &exists)? {
+            self.findings.push(Finding {
+                path: found.path,
+                fault: found.fault,
+                repair: self.repair.then(|| "removed".to_owned()),
+            });
+        }
+        Ok(())
     }
 
     fn workloads(&mut self) -> Result<()> {

@@ -7,16 +7,16 @@
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use moat_linux::{fs, mount, process as sys};
+use moat_linux::{mount, process as sys};
 use moat_sandbox::container::{self, ExecOptions, Running};
 use moat_sandbox::host::Host;
 use moat_sandbox::record::Recorder;
-use rustix::fs::OFlags;
 
 use crate::events::Action;
 use crate::isolation::classified;
 use crate::launch::sandbox_id;
 use crate::oci::{self, ExecWish, HostFacts};
+use crate::prepare::identity_in;
 use crate::{Context, Error, Result, Workload};
 
 /// A further process as it is wished for.
@@ -96,13 +96,7 @@ impl Workload {
         let (folder, _) = container::load(&self.engine().sandbox(), &sandbox_id(self)?)?;
         let first = folder.config()?.process.ok_or_else(|| Error::new("the configuration has no process"))?;
         let identity = match &spec.user {
-            Some(user) => {
-                let root = fs::open(
-                    std::path::Path::new(&format!("/proc/{}/root", state.process.pid)),
-                    OFlags::PATH | OFlags::DIRECTORY,
-                )?;
-                Some(crate::user::look_up(root.as_fd(), user, &self.spec().group_add)?)
-            }
+            Some(user) => Some(identity_in(state.process.pid, user, &self.spec().group_add)?),
             None => None,
         };
         let wish = ExecWish {

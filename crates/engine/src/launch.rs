@@ -1,23 +1,21 @@
 //! All that a monitor has to know of its workload, gathered before it is forked.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use moat_image::RunConfig;
-use moat_linux::{fs, process as sys};
+use moat_linux::process as sys;
 use moat_model::id::ContainerId;
 use moat_model::oci as model;
 use moat_sandbox::host::Host;
 use moat_sandbox::state::Store;
-use rustix::fs::OFlags;
 
 use crate::events::{self, Action, Event, EventType};
 use crate::health::Checker;
 use crate::isolation::Container;
 use crate::network::Network;
-use crate::oci::{self, ExecWish, HealthCheck, HostFacts, NamespacePaths};
+use crate::oci::{self, ExecWish, HealthCheck, HostFacts, IdMaps};
 use crate::workload::Folder;
 use crate::{Context, Engine, Error, Result, Timestamp, Workload, WorkloadRecord};
 
@@ -29,12 +27,12 @@ pub(crate) struct Launch {
     pub(crate) engine: Engine,
     pub(crate) folder: Folder,
     pub(crate) record: WorkloadRecord,
-    image: RunConfig,
+    pub(crate) image: RunConfig,
     /// Topmost first.
     pub(crate) layers: Vec<PathBuf>,
     pub(crate) mount_point: PathBuf,
     pub(crate) sandbox_id: ContainerId,
-    facts: HostFacts,
+    pub(crate) facts: HostFacts,
     pub(crate) stop_signal: i32,
     health: Option<HealthCheck>,
     pub(crate) user_xattr: bool,
@@ -81,27 +79,9 @@ impl Launch {
         Network::prepare(&self.engine, &self.folder, &self.record)
     }
 
-    /// The configuration of a workload whose root file system is mounted.
-    pub(crate) fn config(&self, root: &Path, network: &Network) -> Result<model::Spec> {
-        let spec = &self.record.spec;
-        let opened = fs::open(root, OFlags::PATH | OFlags::DIRECTORY)?;
-        let user = spec.user.as_deref().unwrap_or(&self.image.user);
-        let identity = crate::user::look_up(opened.as_fd(), user, &spec.group_add)?;
-        let id_maps = oci::user_namespace(spec.userns.as_deref(), None)?;
-        let namespaces = NamespacePaths { network: network.namespace.clone(), ..NamespacePaths::default() };
-        oci::config(&oci::Inputs {
-            id: self.folder.id.as_str(),
-            spec,
-            image: &self.image,
-            host: &self.facts,
-            identity: &identity,
-            root,
-            mounts: &[],
-            devices: &oci::devices::look_up(spec)?,
-            block_devices: &oci::devices::block_devices(&spec.limits)?,
-            id_maps: id_maps.as_ref(),
-            namespaces: &namespaces,
-        })
+    /// The id mappings of its user namespace, where it has one.
+    pub(crate) fn id_maps(&self) -> Result<Option<IdMaps>> {
+        oci::user_namespace(self.record.spec.userns.as_deref(), None)
     }
 
     /// A further process, as a health check wants it: of the workload's own user.

@@ -17,9 +17,12 @@
 
 mod attach;
 mod check;
+mod copy;
+mod diff;
 mod error;
 mod events;
 mod exec;
+mod export;
 mod file;
 mod frame;
 mod health;
@@ -29,10 +32,13 @@ mod log;
 mod monitor;
 mod network;
 mod overlay;
+mod prepare;
 mod roots;
 mod stats;
 mod timestamp;
+mod update;
 mod usage;
+mod view;
 mod workload;
 
 pub mod files;
@@ -46,6 +52,8 @@ pub use moat_sandbox::self_exe::protect;
 
 pub use attach::{AttachSpec, Attached, Received};
 pub use check::Finding;
+pub use copy::{CopyOptions, PathStat};
+pub use diff::{Change, ChangeKind};
 pub use error::{Context, Error, ErrorKind, Result};
 pub use events::{Action, Event, EventQuery, EventType, Events};
 pub use exec::{ExecProcess, ExecSpec};
@@ -87,6 +95,11 @@ impl Engine {
     /// The images.
     pub fn images(&self) -> &moat_image::Store {
         &self.images
+    }
+
+    /// The volumes.
+    pub fn volumes(&self) -> volume::Volumes {
+        volume::Volumes::new(self.roots.volumes())
     }
 
     /// What happens to workloads, images and volumes.

@@ -94,6 +94,16 @@ impl Roots {
         self.run.join("root")
     }
 
+    /// Where a monitor shows the shared memory of another workload, in its own mount namespace.
+    pub(crate) fn shm_point(&self) -> PathBuf {
+        self.run.join("shm")
+    }
+
+    /// Where a monitor shows parts of volumes, in its own mount namespace.
+    pub(crate) fn parts_point(&self) -> PathBuf {
+        self.run.join("parts")
+    }
+
     pub(crate) fn sandbox(&self) -> PathBuf {
         self.run.join("runtime")
     }

@@ -42,6 +42,7 @@ use crate::launch::Launch;
 use crate::log::LogWriter;
 use crate::network::Network;
 use crate::overlay::Overlay;
+use crate::prepare::configure;
 use crate::workload::{Folder, ProcessState, WorkloadState};
 use crate::{Context, Error, ErrorKind, ExitStatus, Result, Timestamp};
 
@@ -245,7 +246,8 @@ impl<'a> Monitor<'a> {
     fn start(&mut self, recorder: &mut Recorder) -> Result<Vec<String>> {
         self.mount_root()?;
         self.network = self.launch.prepare_network()?;
-        let config = self.launch.config(&self.launch.mount_point, &self.network)?;
+        let first_start = self.state.started.is_none();
+        let config = configure(self.launch, &self.launch.mount_point, &self.network, first_start)?;
         let terminal = config.process.as_ref().is_some_and(|process| process.terminal);
         let theirs = if terminal {
             None

@@ -34,8 +34,8 @@ pub use host::HostFacts;
 pub use moat_image::{HealthCheck as ImageHealth, RunConfig};
 pub use mounts::{ReadyMount, Source, tmpfs_options};
 pub(crate) use mounts::{check_target, same_place};
-pub(crate) use namespaces::parse_map;
 pub use namespaces::{IdMaps, NamespacePaths, user_namespace};
+pub(crate) use namespaces::{host_name, parse_map};
 pub use process::{ExecWish, command, environment, exec_process, stop_signal};
 pub use resources::{BlockDevices, resources};
 pub use seccomp::parse_profile;
@@ -94,7 +94,7 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 pub fn config(inputs: &Inputs<'_>) -> Result<Spec> {
     check(inputs)?;
     let spec = inputs.spec;
-    let host_name = namespaces::host_name(inputs);
+    let host_name = host_name(inputs.id, spec, inputs.host);
     let mut linux = linux(inputs)?;
     let mounts = mounts::mounts(inputs, &mut linux)?;
     Ok(Spec {

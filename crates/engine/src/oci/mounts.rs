@@ -24,7 +24,7 @@ pub struct ReadyMount {
 /// What is mounted.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
-    /// A file or folder of the host, which may be a path below /proc/self/fd.
+    /// A file or folder of the host.
     Bind {
         /// Where it is.
         source: PathBuf,

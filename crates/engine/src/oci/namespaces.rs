@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use moat_model::oci::{IdMapping, Namespace, NamespaceKind};
 use moat_model::workload::{NamespaceMode, NetworkMode, WorkloadSpec};
 
-use super::Inputs;
+use super::{HostFacts, Inputs};
 use crate::{Error, Result};
 
 /// Namespaces that exist already: those of other workloads, and one that the network was set up in. A kind that is
@@ -37,6 +37,14 @@ pub struct IdMaps {
 }
 
 impl IdMaps {
+    /// What `id` outside is inside; `None` where nothing maps it.
+    pub fn inside(maps: &[IdMapping], id: u32) -> Option<u32> {
+        maps.iter().find_map(|map| {
+            let offset = id.checked_sub(map.host_id).filter(|offset| *offset < map.size)?;
+            map.container_id.checked_add(offset)
+        })
+    }
+
     /// What `id` inside is outside; `None` where nothing maps it.
     pub fn outside(maps: &[IdMapping], id: u32) -> Option<u32> {
         maps.iter().find_map(|map| {
@@ -100,14 +108,13 @@ pub(super) fn has_own_network(spec: &WorkloadSpec) -> bool {
 
 /// What the workload is called: as the user says, else as the host where it shares the host's network or names, else
 /// the first 12 characters of its id.
-pub(super) fn host_name(inputs: &Inputs<'_>) -> String {
-    let spec = inputs.spec;
+pub(crate) fn host_name(id: &str, spec: &WorkloadSpec, host: &HostFacts) -> String {
     match &spec.hostname {
         Some(name) => name.clone(),
         None if spec.network.mode == NetworkMode::Host || spec.uts == NamespaceMode::Host => {
-            inputs.host.host_name.clone()
+            host.host_name.clone()
         }
-        None => inputs.id.chars().take(12).collect(),
+        None => id.chars().take(12).collect(),
     }
 }
 

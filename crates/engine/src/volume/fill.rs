@@ -36,21 +36,15 @@ pub(super) fn fill(volume: &Volume, root: BorrowedFd<'_>, target: &str, maps: Op
     let data = fs::open(&path, FOLDER | OFlags::NOFOLLOW)?;
     // The workload's root shows its ids as they are outside; the volume keeps them as they are inside.
     let owner = |uid: u32, gid: u32| match maps {
-        Some(maps) => (inside(&maps.uids, uid), inside(&maps.gids, gid)),
+        Some(maps) => {
+            (IdMaps::inside(&maps.uids, uid).unwrap_or(uid), IdMaps::inside(&maps.gids, gid).unwrap_or(gid))
+        }
         None => (uid, gid),
     };
     let copied = tree::copy(source.as_fd(), data.as_fd(), &owner)
         .and_then(|()| tree::copy_metadata(source.as_fd(), data.as_fd(), &owner));
     copied.context(|| format!("copy {target} of the image into volume {}", volume.name))?;
     file::remove_if_there(&mark)
-}
-
-fn inside(maps: &[moat_model::oci::IdMapping], id: u32) -> u32 {
-    let map = maps.iter().find_map(|map| {
-        let offset = id.checked_sub(map.host_id).filter(|offset| *offset < map.size)?;
-        map.container_id.checked_add(offset)
-    });
-    map.unwrap_or(id)
 }
 
 fn is_empty(path: &Path) -> Result<bool> {

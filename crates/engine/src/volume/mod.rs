@@ -30,8 +30,8 @@ use crate::file::{self, Lasting};
 use crate::roots::make_folder;
 use crate::{Context, Error, Result, Timestamp};
 
-pub use ready::{Ready, ready};
-pub use resolve::resolve;
+pub(crate) use ready::{Looking, ready};
+pub(crate) use resolve::resolve;
 
 /// The longest name: it is a file name, with room for the marks of half-made ones.
 const MAX_NAME: usize = 200;
@@ -124,6 +124,9 @@ impl Volumes {
     /// Whether the volume was made; another of the name may have come first, and may even be gone again.
     fn appear(&self, name: &str, state: &VolumeState) -> Result<bool> {
         let half = self.root.join(marked("new", name)?);
+        make_folder(&half).context(|| half.display().to_string())?;
+        // So that a check that comes by takes it for what it is.
+        let _at_work = try_lock(&half)?;
         let made = Self::make(&half, state).and_then(|()| {
             match rustix::fs::renameat_with(CWD, &half, CWD, self.root.join(name), RenameFlags::NOREPLACE) {
                 Err(Errno::EXIST) => Ok(false),
@@ -138,6 +141,7 @@ impl Volumes {
 
     fn make(folder: &Path, state: &VolumeState) -> Result<()> {
         make_folder(&folder.join("users"))?;
+        File::create_new(folder.join("lock")).context(|| "lock")?;
         let mut builder = std::fs::DirBuilder::new();
         builder.mode(0o755).create(folder.join("_data")).context(|| "_data")?;
         // The mask of whoever calls must not make it another mode.
@@ -210,6 +214,7 @@ impl Volumes {
         let gone = self.root.join(marked("gone", &volume.name)?);
         std::fs::rename(&volume.folder, &gone).context(|| format!("remove volume {}", volume.name))?;
         drop(lock);
+        let _at_work = try_lock(&gone)?;
         file::remove_tree(&gone)?;
         Ok(RemovedVolume { name: volume.name.clone(), bytes })
     }
@@ -231,33 +236,57 @@ impl Volumes {
         Ok(())
     }
 
-    /// What a SIGKILL has left: half-made and half-removed volumes, and users that do not exist any more. Each finding is
-    /// a sentence; `repair` removes what was found.
-    pub fn check(&self, repair: bool, exists: &dyn Fn(&str) -> bool) -> Result<Vec<String>> {
+    /// What a SIGKILL has left: half-made and half-removed volumes, and users that do not exist any more; `repair` removes
+    /// them. `exists` tells of a workload's id whether it is known.
+    pub(crate) fn check(&self, repair: bool, exists: &dyn Fn(&str) -> bool) -> Result<Vec<Leftover>> {
         let mut findings = Vec::new();
         for name in file::names_in(&self.root)? {
             let path = self.root.join(&name);
-            if name.starts_with(".new-") || name.starts_with(".gone-") {
-                findings.push(format!("volume folder {name} is left from a volume that was made or removed"));
+            if name.starts_with('.') {
+                // Whoever works on it holds the lock of its folder.
+                let Some(_lock) = try_lock(&path)? else { continue };
                 if repair {
                     file::remove_tree(&path)?;
                 }
-                continue;
-            }
-            if !path.join("volume.json").exists() {
-                findings.push(format!("volume folder {name} has no volume.json"));
+                findings.push(Leftover {
+                    path,
+                    fault: "is left from a volume that was made or removed".to_owned(),
+                });
                 continue;
             }
             for user in file::names_in(&path.join("users"))? {
                 if !exists(&user) {
-                    findings.push(format!("volume {name} is held for workload {user}, which does not exist"));
+                    let path = path.join("users").join(&user);
                     if repair {
-                        file::remove_if_there(&path.join("users").join(&user))?;
+                        file::remove_if_there(&path)?;
                     }
+                    let fault = format!("volume {name} is held for a workload that does not exist");
+                    findings.push(Leftover { path, fault });
                 }
             }
         }
         Ok(findings)
+    }
+}
+
+/// What a SIGKILL has left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Leftover {
+    pub(crate) path: PathBuf,
+    pub(crate) fault: String,
+}
+
+/// The lock of a folder that is no volume, or not yet; `None` while somebody has it.
+fn try_lock(folder: &Path) -> Result<Option<File>> {
+    let what = || folder.display().to_string();
+    let folder = match File::open(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        other => other.context(what)?,
+    };
+    match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(folder)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(errno) => Err(errno).context(what),
     }
 }
 
@@ -285,9 +314,9 @@ impl Volume {
     fn lock(&self) -> Result<File> {
         let what = || format!("lock volume {}", self.name);
         let gone = || Error::not_found(format!("volume {} does not exist any more", self.name));
-        let mut options = OpenOptions::new();
         let path = self.folder.join("lock");
-        let lock = match options.write(true).create(true).truncate(false).mode(0o600).open(&path) {
+        // Never made here: whoever came late would put it into a folder that is being removed.
+        let lock = match OpenOptions::new().write(true).open(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(gone()),
             other => other.context(what)?,
         };

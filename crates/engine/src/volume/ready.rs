@@ -1,55 +1,52 @@
 //! The sources of a workload's mounts, looked up when it starts.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use moat_linux::fs::{self, Follow};
-use moat_linux::mount::mount_id;
+use moat_linux::mount::{self, mount_id};
 use moat_model::workload::{MountSource, MountSpec};
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 
 use super::Volumes;
 use super::fill::fill;
 use crate::oci::{IdMaps, ReadyMount, Source, parse_map, tmpfs_options};
+use crate::roots::make_folder;
 use crate::{Context, Error, Result};
 
-/// Mounts whose sources are there.
-#[derive(Debug, Default)]
-pub struct Ready {
-    /// For the configuration.
-    pub mounts: Vec<ReadyMount>,
-    /// What the paths below /proc/self/fd among the sources refer to: to be kept until the workload is built.
-    pub keep: Vec<OwnedFd>,
+/// How sources are looked up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Looking<'a> {
+    /// The workload's root file system.
+    pub(crate) root: BorrowedFd<'a>,
+    /// A folder on which parts of volumes are shown, in a mount namespace of the caller's own.
+    pub(crate) parts: &'a Path,
+    /// On the workload's first start empty volumes get what the image has at their place.
+    pub(crate) first_start: bool,
+    /// Ids of the workload's user namespace.
+    pub(crate) maps: Option<&'a IdMaps>,
 }
 
-/// Looks up every source. On the workload's first start empty volumes get what the image has at their place, `root`
-/// being its root file system.
+/// Looks up every source.
 ///
 /// Errors: a source is not there, or is not what the mount needs.
-pub fn ready(
-    volumes: &Volumes,
-    mounts: &[MountSpec],
-    root: BorrowedFd<'_>,
-    first_start: bool,
-    maps: Option<&IdMaps>,
-) -> Result<Ready> {
-    let mut found = Ready::default();
-    for mount in mounts {
+pub(crate) fn ready(volumes: &Volumes, mounts: &[MountSpec], how: &Looking<'_>) -> Result<Vec<ReadyMount>> {
+    let mut found = Vec::new();
+    for (index, mount) in mounts.iter().enumerate() {
         let what = || format!("mount {}", mount.target);
         let source = match &mount.source {
             MountSource::Volume { name, no_copy, subpath, .. } => {
                 let name =
                     name.as_deref().ok_or_else(|| Error::new("the volume has no name")).context(what)?;
                 let volume = volumes.find(name).context(what)?;
-                if first_start && !no_copy && subpath.is_none() {
-                    fill(&volume, root, &mount.target, maps).context(what)?;
+                if how.first_start && !no_copy && subpath.is_none() {
+                    fill(&volume, how.root, &mount.target, how.maps).context(what)?;
                 }
                 let path = volume.path()?;
                 let source = match subpath {
-                    Some(below) => {
-                        part(&path, below, &mut found.keep).context(|| format!("volume {name}"))?
-                    }
+                    Some(below) => show_part(&path, below, &how.parts.join(index.to_string()))
+                        .context(|| format!("volume {name}"))?,
                     None => path,
                 };
                 Source::Bind { source, recursive: true, propagation: "rprivate".to_owned() }
@@ -68,28 +65,41 @@ pub fn ready(
                 Source::Tmpfs(tmpfs_options(*size_bytes, *mode, options).context(what)?)
             }
         };
-        found.mounts.push(ReadyMount {
+        found.push(ReadyMount {
             target: mount.target.clone(),
             source,
             read_only: mount.read_only,
-            idmap: idmap(mount, maps).context(what)?,
+            idmap: idmap(mount, how.maps).context(what)?,
         });
     }
     Ok(found)
 }
 
-/// A folder or file within a volume. What workloads have put there can lead nowhere else, and what was found is held
-/// by its descriptor, so that it can not be exchanged.
-fn part(volume: &Path, below: &str, keep: &mut Vec<OwnedFd>) -> Result<PathBuf> {
+/// Shows a folder or file within a volume at `place`, and gives its path there. What workloads have put into the volume
+/// can lead nowhere else, and what was found can not be exchanged any more.
+fn show_part(volume: &Path, below: &str, place: &Path) -> Result<PathBuf> {
     if Path::new(below).is_absolute() || below.split('/').any(|part| part == "..") {
         return Err(Error::invalid(format!("subpath {below:?} must be relative and without \"..\"")));
     }
     let data = fs::open(volume, OFlags::PATH | OFlags::DIRECTORY)?;
     let found = fs::open_in_root(data.as_fd(), Path::new(below), OFlags::PATH, 0, Follow::InRoot)
         .context(|| format!("subpath {below:?}"))?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
-    keep.push(found);
-    Ok(path)
+    let tree = mount::clone_tree(found.as_fd(), Path::new(""), true)?;
+    let what = || format!("show subpath {below:?} at {}", place.display());
+    let folder = FileType::from_raw_mode(fs::stat(tree.as_fd())?.st_mode) == FileType::Directory;
+    let place = place.join(if folder { "folder" } else { "file" });
+    if folder {
+        make_folder(&place).context(what)?;
+    } else {
+        make_folder(place.parent().unwrap_or(&place)).context(what)?;
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(false).open(&place).context(what)?;
+    }
+    // Left by the last run under the same monitor; the first time nothing is mounted there.
+    let _ = mount::unmount(&place);
+    let target = fs::open(&place, OFlags::PATH | OFlags::NOFOLLOW).context(what)?;
+    mount::attach(tree.as_fd(), target.as_fd()).context(what)?;
+    Ok(place)
 }
 
 /// The source of a bind mount is there, or is made as a folder, as Docker does for `-v`.

@@ -10,7 +10,7 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// What the user says about a place wins over `--volumes-from`, and both over the image's volumes. `others` gives the
 /// mounts of another workload by name or id. Errors: nothing is held and nothing anonymous is left.
-pub fn resolve(
+pub(crate) fn resolve(
     volumes: &Volumes,
     workload: &str,
     spec: &WorkloadSpec,

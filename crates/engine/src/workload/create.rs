@@ -9,6 +9,7 @@ use super::folder::Lock;
 use super::{Folder, Workload, WorkloadId, WorkloadRecord, name};
 use crate::events::Action;
 use crate::launch::tell;
+use crate::volume;
 use crate::{Context, Engine, Error, Result, Timestamp};
 
 impl Engine {
@@ -62,6 +63,13 @@ impl Engine {
             workload.record.name = name::claim_any(self.roots(), &folder.id)?;
         } else {
             name::claim(self.roots(), &workload.record.name, &folder.id)?;
+        }
+        let image = &image.config.config;
+        let others = |name: &str| self.find(name)?.mounts();
+        let mounts =
+            volume::resolve(&self.volumes(), folder.id.as_str(), &workload.record.spec, image, &others)?;
+        if !mounts.is_empty() {
+            folder.save_mounts(&mounts)?;
         }
         folder.save_record(&workload.record)
     }

@@ -3,6 +3,7 @@
 //! | file | content |
 //! |---|---|
 //! | `spec.json` | [`WorkloadRecord`]; written last by `create`, so a folder without it is half-made |
+//! | `mounts.json` | its mounts with every volume named; not there when it has none |
 //! | `state.json` | [`WorkloadState`] |
 //! | `lock` | locked by flock(2) by whoever creates, starts, changes or removes the workload |
 //! | `upper`, `work` | what the workload wrote, as overlayfs keeps it |
@@ -16,6 +17,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use moat_model::workload::MountSpec;
 use rustix::fs::FlockOperation;
 
 use super::name::WorkloadId;
@@ -90,10 +92,19 @@ impl Folder {
         file::read(&self.data.join("spec.json"))
     }
 
-    pub(super) fn save_record(&self, record: &WorkloadRecord) -> Result<()> {
+    pub(crate) fn save_record(&self, record: &WorkloadRecord) -> Result<()> {
         // What is removed at its end need not outlive a crash of the machine.
         let lasting = if record.spec.auto_remove { Lasting::Renamed } else { Lasting::Synced };
         file::write(&self.data.join("spec.json"), record, lasting)
+    }
+
+    /// Its mounts, every volume named.
+    pub(crate) fn mounts(&self) -> Result<Vec<MountSpec>> {
+        Ok(file::read(&self.data.join("mounts.json"))?.unwrap_or_default())
+    }
+
+    pub(super) fn save_mounts(&self, mounts: &[MountSpec]) -> Result<()> {
+        file::write(&self.data.join("mounts.json"), &mounts, Lasting::Renamed)
     }
 
     /// The state as it was saved last; that of a new workload when none was.

@@ -10,12 +10,12 @@ mod start;
 mod state;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use moat_image::Image;
 use moat_linux::process as sys;
-use moat_model::workload::{Status, WorkloadSpec};
+use moat_model::workload::{MountSpec, Status, WorkloadSpec};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
 
@@ -127,6 +127,16 @@ impl Workload {
 
     pub(crate) fn folder(&self) -> &Folder {
         &self.folder
+    }
+
+    /// Its mounts: what was asked for, what other workloads gave, and the image's volumes, every volume named.
+    pub fn mounts(&self) -> Result<Vec<MountSpec>> {
+        self.folder.mounts()
+    }
+
+    /// Where its files are.
+    pub fn folder_path(&self) -> &Path {
+        &self.folder.data
     }
 
     /// The image that it was created from.

@@ -82,9 +82,10 @@ pub(crate) fn remove_files(
     if !record.name.is_empty() {
         name::release(engine.roots(), &record.name, &folder.id)?;
     }
+    let mounts = folder.mounts()?;
     let removing = folder.take_away(engine.roots()).context(what)?;
     engine.images().release(folder.id.as_str()).context(what)?;
-    let _ = volumes;
+    engine.volumes().release(&mounts, folder.id.as_str(), volumes).context(what)?;
     if removing.join("spec.json").exists() {
         tell(engine, record, Action::Destroy, &[])?;
     }

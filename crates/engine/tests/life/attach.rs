@@ -95,11 +95,13 @@ pub(crate) fn ten_thousand_attachments_leak_nothing(house: &House) {
             }
         }
     };
+    // The first output has the monitor open its log.
+    attach(1);
     let before = descriptors();
     attach(500);
     let settled = memory();
     attach(9500);
-    wait_until(|| descriptors() == before);
+    wait_until(|| descriptors() <= before);
     assert!(memory() <= settled + 64, "{settled} KiB became {}", memory());
 }
 

@@ -60,7 +60,7 @@ impl<R: BufRead> Entries<R> {
     /// The next entry; `None` at the end of the archive.
     ///
     /// Errors: the archive is malformed or cut off.
-    pub(crate) fn next_entry(&mut self) -> Result<Option<RawEntry>> {
+    pub fn next_entry(&mut self) -> Result<Option<RawEntry>> {
         self.skip_rest()?;
         let (mut long_path, mut long_link) = (None, None);
         let mut extended = None;
