@@ -6,6 +6,7 @@
     reason = "a test that can not go on fails, and says where"
 )]
 
+mod files;
 mod formats;
 mod images;
 mod life;

@@ -84,7 +84,10 @@ impl Verb for Save {
 }
 
 /// Writes an archive to a file, which appears only when it is whole, or to standard output.
-fn write_archive(output: Option<&Path>, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<u8> {
+pub(crate) fn write_archive(
+    output: Option<&Path>,
+    write: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<u8> {
     let Some(path) = output else {
         if terminal::has_output() {
             return Err(Failure::new("standard output is a terminal").hint("name a file with --output"));

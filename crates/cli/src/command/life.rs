@@ -1,11 +1,14 @@
-//! Short commands about workloads: `rm`, `pause`, `unpause`, `wait`, `port`.
+//! Short commands about workloads: `rm`, `pause`, `unpause`, `wait`, `port`, `rename`, `update`.
 
 use clap::Args;
 use moat_engine::RemoveOptions;
+use moat_model::workload::{LimitsSpec, RestartPolicy};
 
 use super::each;
 use super::start::change;
 use crate::failure::{Failure, Result};
+use crate::flags;
+use crate::flags::limits::LimitFlags;
 use crate::flags::port::protocol_name;
 use crate::line::Verb;
 use crate::session::{Session, print};
@@ -108,7 +111,7 @@ impl Verb for Port {
 
     fn run(self, session: &Session) -> Result<u8> {
         let workload = session.engine()?.find(&self.workload)?;
-        let wanted = self.port.as_deref().map(crate::flags::port::expose).transpose()?;
+        let wanted = self.port.as_deref().map(flags::port::expose).transpose()?;
         let mut lines = String::new();
         for published in crate::shape::container::published(workload.spec()) {
             let inside = format!("{}/{}", published.port, protocol_name(published.protocol));
@@ -129,5 +132,48 @@ impl Verb for Port {
         }
         print(&lines)?;
         Ok(0)
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Rename {
+    /// Workload
+    workload: String,
+    /// Its name from now on
+    name: String,
+}
+
+impl Verb for Rename {
+    const NAME: &'static str = "rename";
+    const ABOUT: &'static str = "Give a workload another name";
+
+    fn run(self, session: &Session) -> Result<u8> {
+        session.engine()?.find(&self.workload)?.rename(&self.name)?;
+        Ok(0)
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Update {
+    #[command(flatten)]
+    limits: LimitFlags,
+    /// What happens when it has ended
+    #[arg(long, value_name = "POLICY", value_parser = flags::restart)]
+    restart: Option<RestartPolicy>,
+    /// Workload
+    #[arg(required = true, value_name = "WORKLOAD")]
+    workloads: Vec<String>,
+}
+
+impl Verb for Update {
+    const NAME: &'static str = "update";
+    const ABOUT: &'static str = "Change limits of workloads";
+
+    fn run(self, session: &Session) -> Result<u8> {
+        let limits = self.limits.spec().map_err(Failure::new)?;
+        if limits == LimitsSpec::default() && self.restart.is_none() {
+            return Err(Failure::new("nothing is to be changed").hint("give at least one limit or --restart"));
+        }
+        change(&session.engine()?, &self.workloads, |workload| Ok(workload.update(&limits, self.restart)?))
     }
 }

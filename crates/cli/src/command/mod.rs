@@ -4,6 +4,7 @@ mod archive;
 mod completions;
 mod events;
 mod exec;
+mod files;
 mod images;
 mod inspect;
 mod life;
@@ -37,8 +38,12 @@ pub(crate) const COMMANDS: &[Entry] = &[
     entry::<version::Version>(),
     entry::<system::Info>(),
     entry::<start::Attach>(),
+    entry::<files::Commit>(),
+    entry::<files::Copy>(),
     entry::<run::Create>(),
+    entry::<files::Diff>(),
     entry::<events::Events>(),
+    entry::<files::Export>(),
     entry::<images::History>(),
     entry::<archive::Import>(),
     entry::<inspect::Inspect>(),
@@ -47,6 +52,7 @@ pub(crate) const COMMANDS: &[Entry] = &[
     entry::<logs::Logs>(),
     entry::<life::Pause>(),
     entry::<life::Port>(),
+    entry::<life::Rename>(),
     entry::<start::Restart>(),
     entry::<life::Remove>(),
     entry::<images::RemoveImage>(),
@@ -57,6 +63,7 @@ pub(crate) const COMMANDS: &[Entry] = &[
     entry::<images::Tag>(),
     entry::<top::Top>(),
     entry::<life::Unpause>(),
+    entry::<life::Update>(),
     entry::<life::Wait>(),
     entry::<completions::Completions>(),
     entry::<man::Man>(),
@@ -69,8 +76,12 @@ pub(crate) const GROUPS: &[Group] = &[
         about: "Commands about workloads",
         entries: &[
             entry::<start::Attach>(),
+            entry::<files::Commit>(),
+            entry::<files::Copy>(),
             entry::<run::Create>(),
+            entry::<files::Diff>(),
             entry::<exec::Exec>(),
+            entry::<files::Export>(),
             named::<inspect::InspectContainer>("inspect", &[]),
             entry::<start::Kill>(),
             entry::<logs::Logs>(),
@@ -78,6 +89,7 @@ pub(crate) const GROUPS: &[Group] = &[
             entry::<life::Pause>(),
             entry::<life::Port>(),
             named::<system::PruneContainers>("prune", &[]),
+            entry::<life::Rename>(),
             entry::<start::Restart>(),
             named::<life::Remove>("rm", &["remove"]),
             entry::<run::Run>(),
@@ -86,6 +98,7 @@ pub(crate) const GROUPS: &[Group] = &[
             entry::<start::Stop>(),
             entry::<top::Top>(),
             entry::<life::Unpause>(),
+            entry::<life::Update>(),
             entry::<life::Wait>(),
         ],
     },
