@@ -33,7 +33,7 @@ impl Source {
         let ending = Ending::of(path);
         let follow = if follow || ending.wants_folder { Follow::InRoot } else { Follow::InRootNoLast };
         let flags = OFlags::PATH | if follow == Follow::InRoot { OFlags::empty() } else { OFlags::NOFOLLOW };
-        let fd = match fs::open_in_root(root, &rooted(path), flags, 0, follow) {
+        let fd = match fs::open_in_root(root, &rooted(ending.stem), flags, 0, follow) {
             Err(error) if matches!(error.errno(), Errno::NOENT | Errno::NOTDIR) => {
                 return Err(Error::not_found("there is no such file or folder"));
             }
@@ -85,8 +85,8 @@ struct Ending<'a> {
 
 impl<'a> Ending<'a> {
     fn of(path: &'a str) -> Self {
-        if path == "." || path.ends_with("/.") {
-            return Self { stem: path.trim_end_matches(['/', '.']), wants_folder: true, contents_only: true };
+        if let Some(stem) = path.strip_suffix('.').filter(|stem| stem.is_empty() || stem.ends_with('/')) {
+            return Self { stem: stem.trim_end_matches('/'), wants_folder: true, contents_only: true };
         }
         let stem = path.trim_end_matches('/');
         Self { stem, wants_folder: stem.len() < path.len(), contents_only: false }
