@@ -89,6 +89,11 @@ fn check(spec: &WorkloadSpec) -> Result<()> {
     if spec.root_bytes.is_some() {
         return Err(Error::invalid("a quota of the writable layer is not supported yet"));
     }
+    if let Some(wanted) = spec.userns.as_deref().filter(|wanted| !matches!(*wanted, "" | "host")) {
+        return Err(Error::invalid(format!(
+            "--userns {wanted}: a user namespace of the workload's own is not supported yet"
+        )));
+    }
     if let Some(name) = &spec.name {
         super::check_name(name)?;
     }

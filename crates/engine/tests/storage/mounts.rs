@@ -21,6 +21,7 @@ pub(super) const CASES: &[Case] = &[
     ("users_and_folders", users),
     ("devices_and_privileges", devices),
     ("shared_memory_of_another_workload", shared_memory),
+    ("user_namespaces_are_refused", user_namespace),
     ("a_volume_of_another_engine_is_not_reached", escapes),
 ];
 
@@ -306,4 +307,16 @@ fn escapes(house: &House) {
         of("links", with(house.shell("cat /out/inside/file"), vec![bind(&canary, "/out/inside", true)]));
     assert_eq!(house.output(spec), "x");
     assert!(!std::path::Path::new("/tmp/inside").exists());
+}
+
+/// The image's layers are not shown with mapped owners yet: that is told before anything is made.
+fn user_namespace(house: &House) {
+    for wanted in ["auto", "0:100000:65536"] {
+        let spec = WorkloadSpec { userns: Some(wanted.to_owned()), ..house.shell("true") };
+        let expected =
+            format!("--userns {wanted}: a user namespace of the workload's own is not supported yet");
+        assert_eq!(house.refusal(spec), expected);
+    }
+    let spec = WorkloadSpec { userns: Some("host".to_owned()), ..house.shell("id -u") };
+    assert_eq!(house.output(spec), "0\n");
 }
