@@ -9,6 +9,7 @@
     reason = "the cases are tests without the attribute"
 )]
 
+mod copies;
 mod house;
 mod mounts;
 
@@ -34,6 +35,6 @@ fn main() -> ExitCode {
         };
         Trial::test(*name, perform)
     };
-    let trials = mounts::CASES.iter().map(trial).collect();
+    let trials = mounts::CASES.iter().chain(copies::CASES).map(trial).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
