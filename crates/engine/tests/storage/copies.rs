@@ -246,6 +246,8 @@ fn racer(house: &House) {
                 let _ = rustix::fs::renameat_with(rustix::fs::CWD, &one, rustix::fs::CWD, &other, flags);
             }
         });
+        // Also when an assertion fails, or nobody would ever see that.
+        let _stop = StopAtEnd(&stop);
         for round in 0..300 {
             let out = house.path(&format!("out-{round}"));
             if workload.copy_out("/race/dir/shadow", &out, &PLAIN).is_ok() {
@@ -260,10 +262,17 @@ fn racer(house: &House) {
                 assert!(!entries(&archive).iter().any(|(name, ..)| name.starts_with("race/link/etc")));
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(read(&canary), "of the host");
     assert!(!Path::new("/shadow2").exists());
+}
+
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn letters(workload: &Workload) -> Vec<String> {
