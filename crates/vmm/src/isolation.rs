@@ -66,6 +66,7 @@ const DEVICES: &[Allowed] = &[
     (libc::SYS_shutdown, "vsock: half of a connection ends"),
     (libc::SYS_epoll_ctl, "event loop and vsock: connections come and go"),
     (libc::SYS_epoll_wait, "event loop and vsock"),
+    (libc::SYS_epoll_pwait, "event loop; vsock, also where a processor's write makes it look"),
     (libc::SYS_epoll_pwait2, "event loop and vsock"),
     (libc::SYS_fcntl, "descriptors that are duplicated or made non-blocking"),
 ];
@@ -82,7 +83,6 @@ const CONTROL: &[Allowed] = &[
     (libc::SYS_lseek, "the memory's holes"),
     (libc::SYS_fstat, "a snapshot's files"),
     (libc::SYS_statx, "a snapshot's files"),
-    (libc::SYS_epoll_pwait, "event loop"),
     (libc::SYS_timerfd_settime, "event loop"),
     (libc::SYS_rt_sigaction, "the end"),
     (libc::SYS_wait4, "the end"),
