@@ -22,9 +22,31 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Make a machine from a snapshot and let its guest go on.
     Restore(RestoreArgs),
+    /// Build an initial file system for a distribution's kernel.
+    Initramfs(InitramfsArgs),
     /// Ask a monitor, or tell it what to do, over its control socket.
     #[command(flatten)]
     Control(ControlCommand),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitramfsArgs {
+    /// The kernel's folder of modules, lib/modules/VERSION of its package: what a workload needs of it becomes
+    /// /modules/NNN-name.ko, in the order of loading.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) modules: Option<PathBuf>,
+    /// A further module, by its name. May be repeated.
+    #[arg(long, value_name = "NAME", requires = "modules")]
+    pub(crate) module: Vec<String>,
+    /// A static program that becomes /init.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) init: PathBuf,
+    /// A further file: SOURCE=TARGET. May be repeated.
+    #[arg(long, value_name = "SOURCE=TARGET", value_parser = copied)]
+    pub(crate) file: Vec<(PathBuf, String)>,
+    /// Where to write it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
 }
 
 /// What goes over the control socket.
@@ -294,6 +316,11 @@ fn common(key: &str, value: Option<&str>, queues: &mut u16, limit: &mut LimitSpe
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+fn copied(text: &str) -> Result<(PathBuf, String), String> {
+    let (source, target) = text.split_once('=').ok_or("it is SOURCE=TARGET, such as busybox=/bin/sh")?;
+    Ok((PathBuf::from(source), target.to_owned()))
 }
 
 fn numbered(text: &str) -> Result<(usize, String), String> {

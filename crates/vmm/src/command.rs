@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use moat_vmm::control::{Server, request};
+use moat_vmm::initramfs::InitramfsSpec;
 use moat_vmm::machine::Timeline;
 use moat_vmm::machine::stdio::RawTerminal;
 use moat_vmm::monitor::Monitor;
@@ -13,8 +14,8 @@ use moat_vmm::snapshot::{Check, Key, Shelf, read_key};
 use moat_vmm::{Context, Error, Result};
 
 use crate::cli::{
-    Cli, Command, ControlCommand, ExitsArgs, LifeArgs, RestoreArgs, RunArgs, ServeArgs, ShelfArgs,
-    SnapshotArgs, Socket, WalkArgs,
+    Cli, Command, ControlCommand, ExitsArgs, InitramfsArgs, LifeArgs, RestoreArgs, RunArgs, ServeArgs,
+    ShelfArgs, SnapshotArgs, Socket, WalkArgs,
 };
 use crate::say;
 
@@ -27,6 +28,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Command::Run(arguments) => run_machine(&arguments),
         Command::Serve(arguments) => serve(&arguments),
         Command::Restore(arguments) => restore(&arguments),
+        Command::Initramfs(arguments) => initramfs(arguments),
         Command::Control(command) => control(&command),
     }
 }
@@ -64,6 +66,13 @@ fn restore(arguments: &RestoreArgs) -> Result<u8> {
     let mut monitor = monitor(&arguments.shelf, arguments.life.api.as_deref())?;
     monitor.restore(saved, spec, &mut timeline).context(what)?;
     live(monitor, &arguments.life, timeline)
+}
+
+fn initramfs(arguments: InitramfsArgs) -> Result<u8> {
+    let InitramfsArgs { modules, module, init, file, output } = arguments;
+    let bytes = moat_vmm::initramfs::build(&InitramfsSpec { modules, further: module, init, files: file })?;
+    std::fs::write(&output, bytes).context(|| format!("file {}", output.display()))?;
+    Ok(0)
 }
 
 fn monitor(shelf: &ShelfArgs, api: Option<&str>) -> Result<Monitor> {
