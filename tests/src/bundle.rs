@@ -152,7 +152,8 @@ impl Bundle {
     }
 }
 
-pub(crate) fn make_root(root: &Path) {
+/// A root file system of busybox.
+pub fn make_root(root: &Path) {
     for folder in FOLDERS {
         std::fs::create_dir_all(root.join(folder)).unwrap();
     }

@@ -17,6 +17,12 @@ pub fn in_lab() -> bool {
 /// Panics when the test fails there, or the lab can not be booted.
 #[track_caller]
 pub fn run_in_lab(name: &str) {
+    run_in_lab_with(name, &[]);
+}
+
+/// As [`run_in_lab`], with more files in the lab's memory, below /tmp/lab.
+#[track_caller]
+pub fn run_in_lab_with(name: &str, files: &[&Path]) {
     let own = std::env::current_exe().expect("the test program's own path");
     let busybox =
         ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from).into_iter().find(|file| file.exists());
@@ -24,7 +30,7 @@ pub fn run_in_lab(name: &str) {
     let mut lab = xtask();
     lab.arg("lab");
     let runtime = crate::program();
-    for file in [&own, &runtime, &busybox] {
+    for file in [own.as_path(), &runtime, &busybox].iter().chain(files) {
         lab.arg("--copy").arg(file);
     }
     let copy = |file: &Path| Path::new("/tmp/lab").join(file.file_name().unwrap_or_default());

@@ -12,6 +12,7 @@
 )]
 
 mod bundle;
+mod guest;
 mod lab;
 mod layers;
 mod leftovers;
@@ -21,8 +22,9 @@ mod runtime;
 mod terminal;
 mod tree;
 
-pub use bundle::{Bundle, default_config};
-pub use lab::{in_lab, run_in_lab};
+pub use bundle::{Bundle, default_config, make_root};
+pub use guest::GuestKernel;
+pub use lab::{in_lab, run_in_lab, run_in_lab_with};
 pub use layers::{LayerTar, TarEntry, header, oci_layout, plain_layout};
 pub use leftovers::leftovers;
 pub use moat::Moat;

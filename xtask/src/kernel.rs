@@ -39,6 +39,15 @@ pub(crate) fn ensure() -> Result<PathBuf> {
     Ok(image)
 }
 
+/// The kernel where it was built before; nothing is installed or built for the answer.
+pub(crate) fn built() -> Result<Option<PathBuf>> {
+    if !packages::all_installed(packages::KERNEL)? {
+        return Ok(None);
+    }
+    let image = cache()?.join(format!("guest-kernel-{}", key()?)).join("vmlinux");
+    Ok(image.is_file().then_some(image))
+}
+
 fn wishes() -> PathBuf {
     command::root().join("guest-kernel/config")
 }

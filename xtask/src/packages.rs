@@ -85,6 +85,16 @@ pub(crate) const TESTS: &[Package] = &[
     package("procps", "ps: lists the processes of a container"),
 ];
 
+/// Whether nothing of them is missing.
+pub(crate) fn all_installed(packages: &[Package]) -> Result<bool> {
+    for package in packages {
+        if !installed(package.name)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Installs what is missing; does nothing, and asks no server, when all is there.
 pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
     let mut missing = Vec::new();

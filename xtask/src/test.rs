@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::{command, lab, packages};
+use crate::{command, kernel, lab, packages};
 
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     // Tests that need the emulated host call this very program. The build below may put a new
@@ -19,6 +19,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     let mut runner = runner();
     runner.args(arguments);
     runner.env("MOAT_XTASK", me);
+    if let Some(kernel) = kernel::built()? {
+        runner.env("MOAT_GUEST_KERNEL", kernel);
+    }
     eprintln!("--- {}", command::line(&runner));
     let status = command::status(&mut runner)?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use moat_linux::{process as sys, tty};
+use moat_linux::{mount, process as sys, tty};
 use moat_sandbox::{Context, Result};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
@@ -19,8 +19,13 @@ const MOUNTS: [(&str, &str, &CStr, MountFlags); 5] = [
     ("tmpfs", "/run", c"mode=0755", MountFlags::NODEV),
 ];
 
-/// Mounts, signals, and a root that pivot_root(2) can leave.
+/// Where an initramfs has what is a module of the kernel, in the order of loading.
+const MODULES: &str = "/modules";
+
+/// Modules, a root, mounts, signals, streams.
 pub(crate) fn prepare() -> Result<()> {
+    load_modules()?;
+    leave_initramfs()?;
     for (kind, target, options, flags) in MOUNTS {
         let flags = flags | MountFlags::NOSUID;
         match rustix::fs::mkdir(target, Mode::from_raw_mode(0o755)) {
@@ -42,6 +47,43 @@ pub(crate) fn prepare() -> Result<()> {
         sys::duplicate_to(console.as_fd(), number)?;
     }
     Ok(())
+}
+
+/// A kernel that has all built in comes without the folder.
+fn load_modules() -> Result<()> {
+    let Ok(listed) = std::fs::read_dir(MODULES) else { return Ok(()) };
+    let mut paths = Vec::new();
+    for entry in listed {
+        paths.push(entry.context(|| MODULES)?.path());
+    }
+    paths.sort();
+    for path in paths {
+        let what = || format!("module {}", path.display());
+        let file = std::fs::File::open(&path).context(what)?;
+        match rustix::system::finit_module(&file, c"", 0) {
+            // Another one needed it already, or it is built in.
+            Err(rustix::io::Errno::EXIST) => {}
+            other => other.map_err(std::io::Error::from).context(what)?,
+        }
+        // What the kernel holds now need not be held twice.
+        std::fs::remove_file(&path).context(what)?;
+    }
+    Ok(())
+}
+
+/// The initramfs is the one mount that nothing can pivot away from, and whose processes may make no user
+/// namespaces: what comes lives in a file system above it.
+fn leave_initramfs() -> Result<()> {
+    const NEW: &str = "/new";
+    let what = || "leave the initramfs";
+    rustix::fs::mkdir(NEW, Mode::from_raw_mode(0o755)).map_err(std::io::Error::from).context(what)?;
+    rustix::mount::mount("tmpfs", NEW, "tmpfs", MountFlags::NODEV, c"mode=0755")
+        .map_err(std::io::Error::from)
+        .context(what)?;
+    sys::change_directory(Path::new(NEW))?;
+    mount::move_here_to_root()?;
+    sys::change_root_here()?;
+    Ok(sys::change_directory(Path::new("/"))?)
 }
 
 /// Every controller that the kernel has is there for the groups below the first one.

@@ -15,6 +15,8 @@ pub(crate) struct Copy {
     buffer: Vec<u8>,
     /// Nothing more will be read.
     ended: bool,
+    /// Nobody takes it any more: what is read is dropped, so that the process can go on.
+    discarded: bool,
 }
 
 /// What came of a step.
@@ -29,7 +31,7 @@ pub(crate) enum Step {
 impl Copy {
     /// Begins with bytes that are there.
     pub(crate) fn with(buffer: Vec<u8>) -> Self {
-        Self { buffer, ended: false }
+        Self { buffer, ..Self::default() }
     }
 
     /// Nothing more is to be read.
@@ -48,33 +50,45 @@ impl Copy {
     /// Reads what there is and writes what is taken. With `last`, whoever wrote has ended: when there is nothing to
     /// read right now, there never will be.
     pub(crate) fn step(&mut self, from: impl AsFd, to: impl AsFd, last: bool) -> Step {
-        if self.wants_input() {
-            let start = self.buffer.len();
-            self.buffer.resize(BUFFER_BYTES, 0);
-            let read = rustix::io::read(&from, self.buffer.get_mut(start..).unwrap_or_default());
-            self.buffer.truncate(start + read.unwrap_or(0));
-            match read {
-                Ok(0) => self.ended = true,
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => self.ended = last,
-                // A terminal whose last process is gone says EIO, a connection that was reset ECONNRESET.
-                Err(_) => self.ended = true,
+        loop {
+            if self.wants_input() {
+                self.read(&from, last);
+            }
+            if self.wants_output() && !self.discarded {
+                self.write(&to);
+            }
+            if self.discarded {
+                self.buffer.clear();
+            }
+            // Nothing will tell that there is more where the writer has ended, so all of it is taken now.
+            if !last || self.ended || self.wants_output() {
+                return if self.ended && self.buffer.is_empty() { Step::Finished } else { Step::More };
             }
         }
-        if self.wants_output() {
-            match rustix::io::write(to, &self.buffer) {
-                Ok(count) => {
-                    self.buffer.drain(..count);
-                }
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                // Nobody takes it any more; the process goes on, and what it writes is dropped.
-                Err(_) => {
-                    self.buffer.clear();
-                    self.ended = true;
-                }
-            }
+    }
+
+    fn read(&mut self, from: impl AsFd, last: bool) {
+        let start = self.buffer.len();
+        self.buffer.resize(BUFFER_BYTES, 0);
+        let read = rustix::io::read(from, self.buffer.get_mut(start..).unwrap_or_default());
+        self.buffer.truncate(start + read.unwrap_or(0));
+        match read {
+            Ok(0) => self.ended = true,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => self.ended = last,
+            // A terminal whose last process is gone says EIO, a connection that was reset ECONNRESET.
+            Err(_) => self.ended = true,
         }
-        if self.ended && self.buffer.is_empty() { Step::Finished } else { Step::More }
+    }
+
+    fn write(&mut self, to: impl AsFd) {
+        match rustix::io::write(to, &self.buffer) {
+            Ok(count) => {
+                self.buffer.drain(..count);
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.discarded = true,
+        }
     }
 }
 

@@ -8,9 +8,9 @@ use moat_sandbox::{Error, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::connection::{Asked, Connection, failed, frame};
+use crate::guest;
 use crate::relay::Relay;
 use crate::workload::Workload;
-use crate::{boot, guest};
 
 /// More at once are turned away; the host needs three for each process.
 const MAX_CONNECTIONS: usize = 1024;
@@ -96,6 +96,11 @@ impl Agent {
             Request::Wait { process } if self.workload.knows(process) => {
                 Connection::Waiting { socket: asked.socket, process }
             }
+            Request::PowerOff => {
+                self.power_off = true;
+                take_leave(&asked.socket);
+                Connection::Over
+            }
             request => {
                 let answer = self.perform(request).unwrap_or_else(|error| {
                     failed(error.to_string(), error.hint_text().map(str::to_owned), error.code())
@@ -120,13 +125,10 @@ impl Agent {
             Request::Update(resources) => self.workload.update(&resources),
             Request::Freeze => self.workload.freeze(true),
             Request::Thaw => self.workload.freeze(false),
-            Request::PowerOff => {
-                self.power_off = true;
-                Ok(Answer::Done)
-            }
             Request::Attach { process, .. } | Request::Wait { process } => {
                 Err(Error::new(format!("there is no process {process}")))
             }
+            Request::PowerOff => Err(Error::new("the machine is on its way out")),
         }
     }
 
@@ -146,15 +148,20 @@ impl Agent {
     }
 }
 
-/// The machine is switched off when the loop has ended, however it did.
-impl Drop for Agent {
-    fn drop(&mut self) {
-        if self.power_off {
-            // The answer of the request to do so is still to be written.
-            for connection in &mut self.connections {
-                connection.step(|_| true);
-            }
-            boot::power_off();
+/// Answers the last request, and waits until the host has taken the answer, which it says by closing: what is still
+/// on its way when the machine is off never comes.
+fn take_leave(socket: &OwnedFd) {
+    if rustix::io::write(socket, &frame(&Answer::Done)).is_err() {
+        return;
+    }
+    loop {
+        let closed = match rustix::io::read(socket, &mut [0; 64]) {
+            Ok(count) => count == 0,
+            Err(moat_linux::Errno::AGAIN) => poll(&mut [PollFd::new(socket, PollFlags::IN)], None).is_err(),
+            Err(_) => true,
+        };
+        if closed {
+            return;
         }
     }
 }

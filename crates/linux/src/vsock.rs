@@ -16,8 +16,8 @@ fn address(cid: u32, port: u32) -> libc::sockaddr_vm {
     address
 }
 
-fn socket() -> Result<OwnedFd> {
-    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+fn socket(flags: i32) -> Result<OwnedFd> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags;
     // SAFETY: the call takes numbers only.
     let returned = unsafe { libc::syscall(libc::SYS_socket, libc::AF_VSOCK, kind, 0) };
     let number = named(syscall(returned), "socket", || "AF_VSOCK, SOCK_STREAM".to_owned())?;
@@ -27,9 +27,9 @@ fn socket() -> Result<OwnedFd> {
 
 const LENGTH: usize = size_of::<libc::sockaddr_vm>();
 
-/// A socket that accepts connections to `port`.
+/// A socket that accepts connections to `port`; it is non-blocking.
 pub fn listen(port: u32) -> Result<OwnedFd> {
-    let socket = socket()?;
+    let socket = socket(libc::SOCK_NONBLOCK)?;
     let address = address(libc::VMADDR_CID_ANY, port);
     // SAFETY: the address is valid for the length that is given.
     let returned = unsafe { libc::syscall(libc::SYS_bind, socket.as_raw_fd(), &raw const address, LENGTH) };
@@ -40,7 +40,7 @@ pub fn listen(port: u32) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The next connection of a listening socket.
+/// The next connection of a listening socket, non-blocking as well. Errors: EAGAIN when there is none.
 pub fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
     let flags = rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK;
     named(rustix::net::accept_with(listener, flags), "accept4", || fd_name(listener))
@@ -48,7 +48,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
 
 /// A connection to `port` of `cid`.
 pub fn connect(cid: u32, port: u32) -> Result<OwnedFd> {
-    let socket = socket()?;
+    let socket = socket(0)?;
     let address = address(cid, port);
     // SAFETY: the address is valid for the length that is given.
     let returned =

@@ -80,7 +80,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<Option<(T, usize)>, F
 
 /// What the host asks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "ask")]
+#[serde(rename_all = "kebab-case")]
 pub enum Request {
     /// Makes the machine this workload's: identity, clock, network, root file system. Once, before all others.
     Configure(Box<GuestSpec>),
@@ -134,7 +134,7 @@ pub enum Request {
 
 /// What the agent answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "answer")]
+#[serde(rename_all = "kebab-case")]
 pub enum Answer {
     /// It was done.
     Done,
