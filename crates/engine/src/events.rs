@@ -229,7 +229,14 @@ impl Events {
     }
 
     fn read(&mut self) -> Result<Option<Event>> {
-        while let Some(file) = self.files.last_mut() {
+        loop {
+            let Some(file) = self.files.last_mut() else {
+                // What was written while nobody looked is not announced again.
+                if self.next_file()? {
+                    continue;
+                }
+                return Ok(None);
+            };
             let count = file.read_until(b'\n', &mut self.line).context(|| "read the events")?;
             if self.line.ends_with(b"\n") {
                 // A line that a crash of the machine has cut off is left out.
@@ -242,8 +249,6 @@ impl Events {
                 return Ok(None);
             }
         }
-        self.next_file()?;
-        Ok(None)
     }
 
     /// Goes on with the file that has taken the place of the one that is read. False when none has.
