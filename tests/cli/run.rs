@@ -122,3 +122,17 @@ fn explain_prints_a_waterfall() {
     done.success();
     assert!(done.stderr.contains("pivot_root"), "{}", done.stderr);
 }
+
+#[test]
+fn hello_compares_both_sides() {
+    let moat = Moat::new();
+    let done = moat.run(&["--rm", "moat/hello"]);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let line =
+        done.success().lines().find(|line| line.trim_start().starts_with("kernel ")).unwrap_or_default();
+    assert_eq!(line.matches(kernel.trim()).count(), 2, "{done:?}");
+    assert!(line.contains('='), "{line}");
+    assert!(!done.stdout.contains("not known"), "{done:?}");
+    let told = moat.run(&["--rm", "busybox", "env"]);
+    assert!(!told.success().contains("MOAT_HELLO_HOST"), "{told:?}");
+}

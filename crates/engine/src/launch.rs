@@ -48,6 +48,12 @@ impl Launch {
         let run = &image.config.config;
         let signal = oci::stop_signal(&record.spec, run);
         let host = Host::detect()?;
+        let mut wish = run.clone();
+        if moat_image::is_built_in(image)? {
+            // It shows them beside its own; no other program is told.
+            let (name, facts) = moat_image::hello_environment();
+            wish.env.push(format!("{name}={facts}"));
+        }
         Ok(Self {
             engine: engine.clone(),
             folder: workload.folder().clone(),
@@ -61,7 +67,7 @@ impl Launch {
             health: oci::health(record.spec.health.as_ref(), run)?,
             user_xattr: host.in_user_namespace,
             facts: HostFacts::detect(host)?,
-            image: run.clone(),
+            image: wish,
         })
     }
 

@@ -31,11 +31,24 @@ pub(crate) fn is_hello(name: &Reference) -> bool {
         && name.digest().is_none()
 }
 
-/// Installs `moat/hello` in the store, where it is not there yet.
-pub fn hello(store: &Store) -> Result<Image> {
+/// The digest of the layer as an archive that is not packed.
+fn diff_id() -> Result<Digest> {
     let mut hashing = Hashing::new(unpacked(LAYER)?);
     std::io::copy(&mut Read::by_ref(&mut hashing), &mut std::io::sink()).context(|| "moat/hello")?;
     let (_, diff_id, _) = hashing.finish();
+    Ok(diff_id)
+}
+
+/// Whether an image holds the built-in program and nothing else, whatever its name.
+pub fn is_built_in(image: &Image) -> Result<bool> {
+    // Unpacking the layer for its digest is worth it only where the program could be in it.
+    let may_be = image.config.config.entrypoint.as_deref().is_some_and(|words| words == ["/hello"]);
+    Ok(may_be && image.config.rootfs.diff_ids == [diff_id()?])
+}
+
+/// Installs `moat/hello` in the store, where it is not there yet.
+pub fn hello(store: &Store) -> Result<Image> {
+    let diff_id = diff_id()?;
     let platform = Platform::host();
     let config = ImageConfig {
         architecture: platform.architecture,

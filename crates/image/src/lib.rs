@@ -35,7 +35,7 @@ pub use archive::{
 pub use config::{HealthCheck, History, ImageConfig, RootFs, RunConfig};
 pub use digest::Digest;
 pub use error::{Context, Error, Kind, Result};
-pub use hello::{hello, hello_environment};
+pub use hello::{hello, hello_environment, is_built_in};
 pub use layer::{
     Action, Entry, LayerLimits, LayerPath, LayerReader, Metadata, Ownership, TarEntry, TarReader,
     UnpackReport,
