@@ -3,8 +3,6 @@
 //! The chain is kept as text, because it crosses the border between processes: what fails in the monitor
 //! is sent to whoever asked for the start, and printed there, once.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 /// What sort of failure it is, for those who choose an exit code or an HTTP status by it.
@@ -26,23 +24,14 @@ pub enum ErrorKind {
     NotExecutable,
 }
 
-/// What went wrong: sentences from the outermost to the cause.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Error {
-    chain: Vec<String>,
-    hint: Option<String>,
-    kind: ErrorKind,
+moat_linux::sentence_error! {
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    pub,
+    /// What sort of failure it is.
+    kind: ErrorKind = ErrorKind::Failed, with_kind
 }
 
-/// The result of what this crate does.
-pub type Result<T> = std::result::Result<T, Error>;
-
 impl Error {
-    /// One sentence about an object.
-    pub fn new(sentence: impl Into<String>) -> Self {
-        Self { chain: vec![sentence.into()], hint: None, kind: ErrorKind::Failed }
-    }
-
     /// An object that does not exist.
     pub fn not_found(sentence: impl Into<String>) -> Self {
         Self::new(sentence).with_kind(ErrorKind::NotFound)
@@ -58,57 +47,9 @@ impl Error {
         Self::new(sentence).with_kind(ErrorKind::Invalid)
     }
 
-    /// Adds what the user can do about it.
-    #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
-        self
-    }
-
-    /// Sets the kind.
-    #[must_use]
-    pub fn with_kind(mut self, kind: ErrorKind) -> Self {
-        self.kind = kind;
-        self
-    }
-
-    /// What sort of failure it is.
-    pub fn kind(&self) -> ErrorKind {
-        self.kind
-    }
-
-    /// What the user can do, where something is known.
-    pub fn hint_text(&self) -> Option<&str> {
-        self.hint.as_deref()
-    }
-
     /// The sentences, from the outermost to the cause.
     pub fn chain(&self) -> &[String] {
         &self.chain
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.chain.join(": "))
-    }
-}
-
-impl std::error::Error for Error {}
-
-/// Puts a sentence in front of an error.
-pub trait Context<T> {
-    /// `what` names the object; it is evaluated only for an error.
-    fn context<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T>;
-}
-
-impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
-    fn context<S: Into<String>>(self, what: impl FnOnce() -> S) -> Result<T> {
-        self.map_err(|error| {
-            let mut error = error.into();
-            error.chain.insert(0, what().into());
-            error
-        })
     }
 }
 
@@ -137,16 +78,6 @@ impl From<moat_image::Error> for Error {
             _ => ErrorKind::Failed,
         };
         Self { chain: vec![error.to_string()], hint: error.hint_text().map(str::to_owned), kind }
-    }
-}
-
-impl From<std::io::Error> for Error {
-    fn from(error: std::io::Error) -> Self {
-        let text = match (error.raw_os_error(), error.get_ref()) {
-            (Some(code), None) => moat_linux::errno_name(moat_linux::Errno::from_raw_os_error(code)),
-            _ => error.to_string(),
-        };
-        Self::new(text)
     }
 }
 

@@ -24,6 +24,7 @@ pub mod process;
 pub mod random;
 pub mod sched;
 pub mod seccomp;
+mod sentence;
 pub mod shared;
 pub mod tap;
 pub mod thread;
