@@ -26,11 +26,12 @@ pub struct Host {
 impl Host {
     /// Reads /proc and /sys.
     pub fn detect() -> Result<Self> {
-        let map = std::fs::read_to_string("/proc/self/uid_map").context(|| "/proc/self/uid_map")?;
+        let in_user_namespace =
+            moat_linux::credentials::in_user_namespace().context(|| "/proc/self/uid_map")?;
         Ok(Self {
             user: moat_linux::credentials::effective_user(),
             group: moat_linux::credentials::effective_group(),
-            in_user_namespace: !maps_everything(&map),
+            in_user_namespace,
             cgroups: cgroup::detect()?,
             bounding: capability::bounding(),
             apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
@@ -43,10 +44,4 @@ impl Host {
     pub fn rootless(&self) -> bool {
         self.user != 0 || self.in_user_namespace
     }
-}
-
-/// Whether a `uid_map` is that of the initial user namespace: every id maps to itself.
-fn maps_everything(map: &str) -> bool {
-    let fields: Vec<u64> = map.split_ascii_whitespace().filter_map(|field| field.parse().ok()).collect();
-    fields == [0, 0, u64::from(u32::MAX)]
 }

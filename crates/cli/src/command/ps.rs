@@ -12,7 +12,7 @@ use crate::flags::port::protocol_name;
 use crate::format::{self, Column, Format, Row, human};
 use crate::line::Verb;
 use crate::session::{Session, print};
-use crate::shape::container::{command, health_suffix, published, status_name};
+use crate::shape::container::{command, health_suffix, published};
 use crate::shape::host_config::network_mode;
 
 #[derive(Args, Debug)]
@@ -121,7 +121,7 @@ impl Ps {
         .set("CreatedAt", human::local_time(record.created.nanoseconds().into()))
         .set("RunningFor", format!("{} ago", human::duration(since(record.created))))
         .set("Status", status(state))
-        .set("State", status_name(state.status))
+        .set("State", state.status.name())
         .set("Ports", if state.is_running() { ports(workload) } else { String::new() })
         .set("Names", workload.name())
         .set("Size", if self.size || self.format.is_some() { size(workload)? } else { String::new() })
@@ -271,7 +271,7 @@ impl<'a> Check<'a> {
         };
         filters.any("id", |id| record.id.starts_with(id))
             && filters.any("name", |name| workload.name().contains(name.trim_start_matches('/')))
-            && filters.any("status", |word| word == status_name(state.status))
+            && filters.any("status", |word| word == state.status.name())
             && filters.any("health", |word| word == health)
             && (self.codes.is_empty() || (state.status == Status::Exited && self.codes.contains(&code)))
             && filters.any("ancestor", |name| self.images.contains(&record.image) || spec.image == name)

@@ -71,23 +71,11 @@ pub(crate) fn command(spec: &WorkloadSpec, image: Option<&Image>) -> Vec<String>
     entrypoint.into_iter().chain(command).collect()
 }
 
-/// Docker's word for a status.
-pub(crate) fn status_name(status: Status) -> &'static str {
-    match status {
-        Status::Created => "created",
-        Status::Running => "running",
-        Status::Paused => "paused",
-        Status::Restarting => "restarting",
-        Status::Exited => "exited",
-        Status::Dead => "dead",
-    }
-}
-
 fn state_document(state: &WorkloadState) -> Document {
     let exit = state.exit.clone().unwrap_or_default();
     let time = |time: Option<Timestamp>| time.map_or(NEVER.to_owned(), |time| time.to_string());
     let mut document = object! {
-        "Status": status_name(state.status),
+        "Status": state.status.name(),
         "Running": state.is_running() || state.status == Status::Restarting,
         "Paused": state.status == Status::Paused,
         "Restarting": state.status == Status::Restarting,

@@ -115,7 +115,7 @@ impl Workload {
         Err(Error::conflict(format!(
             "can not {what} workload {}: it is {}",
             self.name(),
-            state.status_name()
+            state.status.name()
         )))
     }
 

@@ -30,7 +30,7 @@ impl Workload {
                 return Err(Error::conflict(format!(
                     "workload {} can not be removed: it is {}",
                     self.name(),
-                    state.status_name()
+                    state.status.name()
                 ))
                 .hint("stop it first, or remove it with --force"));
             }

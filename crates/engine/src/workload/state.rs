@@ -165,18 +165,6 @@ impl WorkloadState {
         self.monitor.pid != 0
     }
 
-    /// Docker's word for the status.
-    pub fn status_name(&self) -> &'static str {
-        match self.status {
-            Status::Created => "created",
-            Status::Running => "running",
-            Status::Paused => "paused",
-            Status::Restarting => "restarting",
-            Status::Exited => "exited",
-            Status::Dead => "dead",
-        }
-    }
-
     /// Whether a monitor that should be there is gone: nobody keeps its output or will see it end.
     pub fn lost_monitor(&self) -> bool {
         self.monitor.pid != 0 && !self.monitor.is_alive()

@@ -249,3 +249,17 @@ pub enum Status {
     /// It could not be removed whole; `system check --repair` finishes that.
     Dead,
 }
+
+impl Status {
+    /// The word for it, as Docker prints it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Exited => "exited",
+            Self::Dead => "dead",
+        }
+    }
+}
