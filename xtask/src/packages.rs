@@ -87,22 +87,22 @@ pub(crate) const TESTS: &[Package] = &[
 
 /// Whether nothing of them is missing.
 pub(crate) fn all_installed(packages: &[Package]) -> Result<bool> {
-    for package in packages {
-        if !installed(package.name)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    Ok(missing(packages)?.is_empty())
 }
 
-/// Installs what is missing; does nothing, and asks no server, when all is there.
-pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
+fn missing(packages: &[Package]) -> Result<Vec<&'static str>> {
     let mut missing = Vec::new();
     for package in packages {
         if !installed(package.name)? {
             missing.push(package.name);
         }
     }
+    Ok(missing)
+}
+
+/// Installs what is missing; does nothing, and asks no server, when all is there.
+pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
+    let missing = missing(packages)?;
     if missing.is_empty() {
         return Ok(());
     }

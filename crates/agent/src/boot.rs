@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use moat_linux::{mount, process as sys, tty};
+use moat_linux::{mount, process as sys};
 use moat_sandbox::{Context, Result};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
@@ -102,9 +102,4 @@ pub(crate) fn power_off() -> ! {
     let _ = rustix::system::reboot(RebootCommand::PowerOff);
     let _ = rustix::system::reboot(RebootCommand::Restart);
     std::process::exit(1)
-}
-
-/// Sets the size of a terminal.
-pub(crate) fn resize(terminal: impl AsFd, rows: u16, columns: u16) -> Result<()> {
-    Ok(tty::set_size(terminal.as_fd(), rows, columns)?)
 }

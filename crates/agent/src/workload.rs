@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use moat_linux::{Errno, fs, process as sys};
+use moat_linux::{Errno, fs, process as sys, tty};
 use moat_model::agent::{Answer, CreateSpec, ExecSpec, Exit, GuestMemory, ProcessRow, ROOT, Stream};
 use moat_model::id::ContainerId;
 use moat_model::oci;
@@ -15,8 +15,6 @@ use moat_sandbox::state::Store;
 use moat_sandbox::{Context, Error, Result, change};
 use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
-
-use crate::boot;
 
 const STATE: &str = "/run/moat/containers";
 const BUNDLE: &str = "/run/moat";
@@ -221,7 +219,7 @@ impl Workload {
         let terminal = &self.process(process)?.terminal;
         let terminal =
             terminal.as_ref().ok_or_else(|| Error::new(format!("process {process} has no terminal")))?;
-        boot::resize(terminal, rows, columns)?;
+        tty::set_size(terminal.as_fd(), rows, columns)?;
         Ok(Answer::Done)
     }
 

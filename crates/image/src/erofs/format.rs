@@ -2,7 +2,7 @@
 
 use super::fit;
 use super::layout::{Layout, Place};
-use super::tree::{Content, Entries, Node, Tree};
+use super::tree::{Content, Entries, Node};
 use crate::{Error, Result};
 
 use rustix::fs::FileType;
@@ -160,7 +160,7 @@ pub(super) fn directory_bytes(entries: &Entries) -> u64 {
 }
 
 /// The data of a directory.
-pub(super) fn directory(tree: &Tree, layout: &Layout, node: &Node) -> Result<Vec<u8>> {
+pub(super) fn directory(layout: &Layout, node: &Node) -> Result<Vec<u8>> {
     let Content::Directory(entries) = &node.content else {
         return Err(Error::new(format!("{} is no directory", node.path.display())));
     };
@@ -181,7 +181,6 @@ pub(super) fn directory(tree: &Tree, layout: &Layout, node: &Node) -> Result<Vec
         }
         rest = behind;
     }
-    debug_assert!(tree.nodes.len() as u64 == layout.inodes());
     Ok(out)
 }
 

@@ -84,7 +84,7 @@ fn tail(tree: &Tree, layout: &Layout, node: &Node, bytes: usize) -> Result<Vec<u
     match &node.content {
         Content::Link(target) => Ok(target.clone()),
         Content::Directory(_) => {
-            let mut data = format::directory(tree, layout, node)?;
+            let mut data = format::directory(layout, node)?;
             Ok(data.split_off(data.len() - bytes))
         }
         Content::File => {
@@ -109,7 +109,7 @@ fn write_data(tree: &Tree, layout: &Layout, image: &File) -> Result<()> {
         let at = u64::from(place.first_block) * BLOCK;
         match &node.content {
             Content::Directory(_) => {
-                let data = format::directory(tree, layout, node)?;
+                let data = format::directory(layout, node)?;
                 let whole = data.get(..place.data_bytes as usize).unwrap_or(&data);
                 image.write_all_at(whole, at).context(|| "a directory")?;
             }
