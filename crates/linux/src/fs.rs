@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 
-use crate::{Result, fd_name, named};
+use rustix::io::Errno;
+
+use crate::{Error, Result, fd_name, named};
 
 /// How a path is followed below a root, openat2(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,23 +34,54 @@ pub fn open_in_root(
     mode: u32,
     follow: Follow,
 ) -> Result<OwnedFd> {
-    let mut resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let mut flags = flags | OFlags::CLOEXEC;
+    let opened = resolve_in_root(root, path, flags, mode, follow);
+    named(opened, "openat2", || in_root_text(root, path, flags, follow))
+}
+
+/// As [`open_in_root`], for a path that may well be absent: the errors in `absent` give `None`. To name what the
+/// root's descriptor refers to, as an error does, would cost more than the call itself.
+pub fn find_in_root(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    follow: Follow,
+    absent: &[Errno],
+) -> Result<Option<OwnedFd>> {
+    match resolve_in_root(root, path, flags, 0, follow) {
+        Err(errno) if absent.contains(&errno) => Ok(None),
+        opened => named(opened, "openat2", || in_root_text(root, path, flags, follow)).map(Some),
+    }
+}
+
+fn resolve_flags(follow: Follow) -> (OFlags, ResolveFlags) {
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     match follow {
-        Follow::InRoot => {}
-        Follow::InRootNoLast => flags |= OFlags::NOFOLLOW,
-        Follow::Never => resolve |= ResolveFlags::NO_SYMLINKS,
+        Follow::InRoot => (OFlags::CLOEXEC, inside),
+        Follow::InRootNoLast => (OFlags::CLOEXEC | OFlags::NOFOLLOW, inside),
+        Follow::Never => (OFlags::CLOEXEC, inside | ResolveFlags::NO_SYMLINKS),
     }
+}
+
+fn resolve_in_root(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    mode: u32,
+    follow: Follow,
+) -> rustix::io::Result<OwnedFd> {
+    let (more, resolve) = resolve_flags(follow);
     loop {
-        let opened = rustix::fs::openat2(root, path, flags, Mode::from_raw_mode(mode), resolve);
-        // EAGAIN: a rename elsewhere made the walk unsafe; the kernel asks to try again.
-        if matches!(opened, Err(rustix::io::Errno::AGAIN)) {
-            continue;
+        match rustix::fs::openat2(root, path, flags | more, Mode::from_raw_mode(mode), resolve) {
+            // A rename elsewhere made the walk unsafe; the kernel asks to try again.
+            Err(Errno::AGAIN) => {}
+            opened => return opened,
         }
-        return named(opened, "openat2", || {
-            format!("{}, {}, {flags:?}, {resolve:?}", fd_name(root), path.display())
-        });
     }
+}
+
+fn in_root_text(root: BorrowedFd<'_>, path: &Path, flags: OFlags, follow: Follow) -> String {
+    let (more, resolve) = resolve_flags(follow);
+    format!("{}, {}, {:?}, {resolve:?}", fd_name(root), path.display(), flags | more)
 }
 
 /// open(2) relative to a directory, close-on-exec.
@@ -147,6 +180,24 @@ pub fn read_link(fd: BorrowedFd<'_>) -> Result<PathBuf> {
 /// mkfifoat(2) on a host path.
 pub fn mkfifo(path: &Path, mode: u32) -> Result<()> {
     mknod_at(rustix::fs::CWD, path, FileType::Fifo, mode, 0, 0)
+}
+
+/// The content of a file of the kernel's, as /proc and cgroup file systems have them.
+///
+/// Read in large pieces: std begins with 32 bytes, and the kernel may print the whole file anew for each piece.
+pub fn read_text(file: &Path) -> Result<String> {
+    let fd = open(file, OFlags::RDONLY)?;
+    let mut content = Vec::new();
+    let mut piece = [0_u8; 8192];
+    loop {
+        match rustix::io::read(&fd, &mut piece) {
+            Ok(0) => break,
+            Ok(count) => content.extend_from_slice(piece.get(..count).unwrap_or_default()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::new("read", file.display().to_string(), errno)),
+        }
+    }
+    Ok(String::from_utf8_lossy(&content).into_owned())
 }
 
 /// memfd_create(2), close-on-exec, sealable.

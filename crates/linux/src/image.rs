@@ -1,6 +1,7 @@
 //! The program image of this process: the file that /proc/self/exe leads to.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 use std::ptr;
 
 use rustix::io::Errno;
@@ -46,7 +47,7 @@ pub fn move_to(file: BorrowedFd<'_>) -> Result<()> {
     let refuse = |errno| Error::new("prctl", format!("PR_SET_MM_MAP, {}", fd_name(file)), errno);
     let own = std::fs::read_link("/proc/self/exe").map_err(|_| refuse(Errno::NOENT))?;
     let own = own.to_str().ok_or_else(|| refuse(Errno::INVAL))?;
-    let maps = std::fs::read_to_string("/proc/self/maps").map_err(|_| refuse(Errno::NOENT))?;
+    let maps = crate::fs::read_text(Path::new("/proc/self/maps"))?;
     for mapping in maps.lines().filter_map(|line| parse(line, own)) {
         // What is writable, or was until it was relocated (RELRO), holds this process's own values. All of that
         // lies behind the text; before it there are only constants.
@@ -150,7 +151,7 @@ fn check(mapped: *mut libc::c_void) -> rustix::io::Result<()> {
 
 /// The layout in force: fields 26 to 28 and 45 to 51 of /proc/self/stat, proc(5), and the break.
 fn layout() -> Option<MemoryMap> {
-    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let text = crate::fs::read_text(Path::new("/proc/self/stat")).ok()?;
     let (_, rest) = text.rsplit_once(") ")?;
     let fields: Vec<u64> = rest.split_ascii_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
     // The first field after the name is number 3.

@@ -1,5 +1,7 @@
 //! What the host offers, read once; with the configuration it is all that a plan depends on.
 
+use std::path::Path;
+
 use moat_linux::capability;
 
 use crate::{Context, Result, cgroup};
@@ -36,7 +38,7 @@ impl Host {
             bounding: capability::bounding(),
             apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
                 .is_ok_and(|text| text.starts_with(b"Y")),
-            selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
+            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         })
     }
 

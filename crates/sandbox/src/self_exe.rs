@@ -5,15 +5,21 @@
 //! could write to it (CVE-2019-5736). So the runtime moves to a read-only view of its file that is attached
 //! to no mount namespace, which nobody can make writable again: in place where the kernel lets it, else by
 //! executing itself again from there. Who may make no such view executes a sealed copy in memory.
+//!
+//! The kernel takes a detached mount apart when its last descriptor is closed, and waits for a grace period
+//! then. A new container unmounts the host's tree anyway, which waits as well: init gives the view to that tree
+//! ([`hand_down`]), and one wait is enough for both.
 
 use std::ffi::CString;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
+use moat_linux::fs::{self, Follow};
 use moat_linux::mount::{self, Attributes, attr};
-use moat_linux::{fs, image, process as sys};
+use moat_linux::{image, process as sys};
 use rustix::fs::{CWD, OFlags};
 
 use crate::{Context, Error, Result};
@@ -22,6 +28,9 @@ const OWN: &str = "/proc/self/exe";
 
 /// Marks the second start; it is not part of any container's environment.
 const AGAIN: &str = "_MOAT_PROTECTED";
+
+/// The view that this process has moved to, and the path of the file that it shows. A process has one program.
+static VIEW: OnceLock<(OwnedFd, PathBuf)> = OnceLock::new();
 
 /// Makes sure that this process runs from a file that can not be written. Returns in a process that does;
 /// it may have been executed again meanwhile, with the same arguments and environment.
@@ -34,7 +43,10 @@ pub fn protect() -> Result<()> {
     }
     let view = match read_only_view() {
         Ok(view) => {
+            let own = std::fs::read_link(OWN).context(|| OWN)?;
             if image::move_to(fs::reopen(view.as_fd(), OFlags::RDONLY)?.as_fd()).is_ok() {
+                // Nobody has set it before: this runs once.
+                let _ = VIEW.set((view, own));
                 return Ok(());
             }
             view
@@ -49,6 +61,16 @@ pub fn protect() -> Result<()> {
     let env = entries.chain([CString::new(format!("{AGAIN}=1"))]).collect::<std::result::Result<Vec<_>, _>>();
     let nul = |_| Error::new("an argument holds a NUL byte");
     Err(sys::execute(Some(view.as_fd()), c"", &args.map_err(nul)?, &env.map_err(nul)?).into())
+}
+
+/// Mounts the view that this process runs from over the program's file below `tree`, the root of a tree of mounts
+/// of this process's own that is about to be detached. Nothing depends on it: without it, or where the file is not
+/// found, the view goes when its last descriptor is closed.
+pub(crate) fn hand_down(tree: BorrowedFd<'_>) {
+    let Some((view, path)) = VIEW.get() else { return };
+    if let Ok(place) = fs::open_in_root(tree, path, OFlags::PATH, 0, Follow::InRoot) {
+        let _ = mount::attach(view.as_fd(), place.as_fd());
+    }
 }
 
 fn is_protected() -> Result<bool> {

@@ -2,15 +2,17 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `state.json` | [`ContainerState`], replaced by rename |
-//! | `state.json.built` | the state that will hold once the container is built |
+//! | `state.json` | [`ContainerState`] of a container that is complete |
+//! | `state.json.begun` | the state with which its building began, before there was a process |
+//! | `state.json.built` | the state that will hold once the container is built; `state.json` by a rename |
 //! | `config.json` | the configuration as it was when the container was created |
 //! | `exec.fifo` | exists from `create` to `start`; a byte in it lets the program run |
 //! | `status.fifo` | on which init tells `start` that the program could not be executed |
 //!
 //! The folder is made by mkdir(2), which is what claims the name, and locked by flock(2) by whoever
 //! changes the container. State lies on a tmpfs or is worth nothing after a reboot, so it is renamed
-//! into place but not synced.
+//! into place but not synced. No rename replaces a file: ext4 would write the new one to the disk at once, and
+//! its removal, a few milliseconds later, would wait for that.
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -210,23 +212,24 @@ impl Folder {
         self.path.join("status.fifo")
     }
 
-    /// Saves the state: whoever reads sees the old one or the new one.
-    pub fn save(&self, state: &ContainerState) -> Result<()> {
-        let text = serde_json::to_vec(state).map_err(|error| Error::new(error.to_string()))?;
-        replace(&self.path.join("state.json"), &text, 0o600)
+    /// Saves the state with which building begins. Nothing is made before this is done.
+    pub(crate) fn begin(&self, state: &ContainerState) -> Result<()> {
+        write_state(&self.begun(), state)
     }
 
     /// Writes the state that holds once the container is built, while it is being built.
     pub(crate) fn stage(&self, state: &ContainerState) -> Result<()> {
-        let path = self.staged();
-        let text = serde_json::to_vec(state).map_err(|error| Error::new(error.to_string()))?;
-        write_own(&path, &text)
+        write_state(&self.staged(), state)
     }
 
     /// Puts the staged state into force.
     pub(crate) fn commit(&self) -> Result<()> {
         let path = self.path.join("state.json");
         std::fs::rename(self.staged(), &path).context(|| format!("write {}", path.display()))
+    }
+
+    fn begun(&self) -> PathBuf {
+        self.path.join("state.json.begun")
     }
 
     fn staged(&self) -> PathBuf {
@@ -239,15 +242,18 @@ impl Folder {
         write_own(&path, text)
     }
 
-    /// The saved state; `None` when the runtime was killed before it could save one.
+    /// The saved state, that of a container which is still being built included; `None` when the runtime was
+    /// killed before it had saved one.
     pub fn load(&self) -> Result<Option<ContainerState>> {
-        read_state(&self.path.join("state.json"))
+        match read_state(&self.path.join("state.json"))? {
+            Some(state) => Ok(Some(state)),
+            None => Ok(read_whole(&self.begun())),
+        }
     }
 
-    /// The state that was staged by a create which did not come to put it into force; `None` also for one that
-    /// the create's death has cut off.
+    /// The state that was staged by a create which did not come to put it into force.
     pub(crate) fn load_staged(&self) -> Option<ContainerState> {
-        read_state(&self.staged()).ok().flatten()
+        read_whole(&self.staged())
     }
 
     /// The configuration.
@@ -259,8 +265,9 @@ impl Folder {
 
     /// Removes the folder: the name is free again.
     pub fn remove(self) -> Result<()> {
-        // What is known to be there goes without a look at the folder.
-        for name in ["state.json", "config.json"] {
+        // What is known to be there goes without a look at the folder. The state goes last: a death before
+        // that leaves a container that can be deleted once more.
+        for name in ["state.json.begun", "config.json", "state.json"] {
             let _ = std::fs::remove_file(self.path.join(name));
         }
         match std::fs::remove_dir(&self.path) {
@@ -280,6 +287,16 @@ fn read_state(path: &Path) -> Result<Option<ContainerState>> {
     serde_json::from_slice(&text)
         .map(Some)
         .map_err(|error| Error::new(format!("{}: {error}", path.display())))
+}
+
+/// As [`read_state`], `None` also for a state that a death has cut off.
+fn read_whole(path: &Path) -> Option<ContainerState> {
+    read_state(path).ok().flatten()
+}
+
+fn write_state(path: &Path, state: &ContainerState) -> Result<()> {
+    let text = serde_json::to_vec(state).map_err(|error| Error::new(error.to_string()))?;
+    write_own(path, &text)
 }
 
 impl ContainerState {
@@ -318,7 +335,7 @@ impl ContainerState {
 /// When a process was started, in clock ticks since boot (proc(5), field 22 of stat); `None` when it
 /// does not exist or is a zombie.
 pub fn process_start(pid: i32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let text = moat_linux::fs::read_text(Path::new(&format!("/proc/{pid}/stat"))).ok()?;
     // The name, in parentheses, may itself hold spaces and parentheses.
     let (_, rest) = text.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split(' ').collect();

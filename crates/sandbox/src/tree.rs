@@ -30,9 +30,8 @@ pub fn make(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<OwnedFd> {
 }
 
 fn make_limited(root: BorrowedFd<'_>, path: &Path, kind: Kind, links: usize) -> Result<OwnedFd> {
-    match fs::open_in_root(root, path, OFlags::PATH, 0, Follow::InRoot) {
-        Err(error) if error.errno() == Errno::NOENT => {}
-        other => return Ok(other?),
+    if let Some(found) = fs::find_in_root(root, path, OFlags::PATH, Follow::InRoot, &[Errno::NOENT])? {
+        return Ok(found);
     }
     let Some(left) = links.checked_sub(1) else {
         return Err(Error::new(format!("{}: too many symbolic links", path.display())));
@@ -86,13 +85,11 @@ fn follow_dangling(
 /// As [`make`] for a directory, but no symbolic link may be on the way.
 pub fn make_plain(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
-    match fs::open_in_root(root, path, flags, 0, Follow::Never) {
-        Err(error) if error.errno() == Errno::NOENT => {
-            make(root, path, Kind::Directory)?;
-            Ok(fs::open_in_root(root, path, flags, 0, Follow::Never)?)
-        }
-        other => Ok(other?),
+    if let Some(found) = fs::find_in_root(root, path, flags, Follow::Never, &[Errno::NOENT])? {
+        return Ok(found);
     }
+    make(root, path, Kind::Directory)?;
+    Ok(fs::open_in_root(root, path, flags, 0, Follow::Never)?)
 }
 
 /// Copies what is below one directory into another, with modes, owners, times, attributes and hard links. What is

@@ -58,11 +58,9 @@ impl Init<'_> {
             // Or a medium that can only be read would refuse the mount.
             context.set_flag("ro")?;
         }
-        let below = self.existing(&step.destination)?;
-        if kind == "tmpfs"
-            && let Some(below) = &below
-            && !parameters.iter().any(|(key, _)| key == "mode")
-        {
+        let takes_mode = kind == "tmpfs" && !parameters.iter().any(|(key, _)| key == "mode");
+        let below = if takes_mode || copy_up { self.existing(&step.destination)? } else { None };
+        if takes_mode && let Some(below) = &below {
             context.set("mode", &format!("{:o}", fs::stat(below.as_fd())?.st_mode & 0o7777))?;
         }
         let mounted = match context.mount(step.attributes.set) {
@@ -91,11 +89,8 @@ impl Init<'_> {
     }
 
     fn existing(&self, path: &Path) -> Result<Option<OwnedFd>> {
-        match fs::open_in_root(self.root()?, path, OFlags::PATH | OFlags::DIRECTORY, 0, Follow::InRoot) {
-            Ok(fd) => Ok(Some(fd)),
-            Err(error) if matches!(error.errno(), Errno::NOENT | Errno::NOTDIR) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        let (flags, absent) = (OFlags::PATH | OFlags::DIRECTORY, [Errno::NOENT, Errno::NOTDIR]);
+        Ok(fs::find_in_root(self.root()?, path, flags, Follow::InRoot, &absent)?)
     }
 
     /// Attributes go on while the mount is attached nowhere, so that it is never seen without them.
@@ -195,11 +190,8 @@ impl Init<'_> {
             }
             None => (self.root()?, path.to_owned()),
         };
-        match fs::open_in_root(root, &path, OFlags::PATH, 0, Follow::InRoot) {
-            Ok(fd) => Ok(Some(fd)),
-            Err(error) if matches!(error.errno(), Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        let absent = [Errno::NOENT, Errno::NOTDIR, Errno::ACCESS];
+        Ok(fs::find_in_root(root, &path, OFlags::PATH, Follow::InRoot, &absent)?)
     }
 
     /// The host's /dev/null, opened before the root changes and checked to be that device.

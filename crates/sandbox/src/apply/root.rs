@@ -9,7 +9,7 @@ use rustix::fs::{CWD, OFlags};
 
 use super::Init;
 use crate::step::{Action, Propagation};
-use crate::{Context, Error, Result};
+use crate::{Context, Error, Result, self_exe};
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
 
@@ -62,6 +62,7 @@ impl Init<'_> {
         // Or the unmount would reach the host's mounts that share with these.
         let slave = Attributes { propagation: mount::propagation::SLAVE, ..Attributes::default() };
         mount::set_attributes(old.as_fd(), slave, true)?;
+        self_exe::hand_down(old.as_fd());
         mount::unmount_here()?;
         Ok(sys::change_directory(Path::new("/"))?)
     }

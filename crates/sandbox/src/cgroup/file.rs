@@ -16,21 +16,8 @@ pub(super) fn write(file: &Path, value: &str) -> Result<()> {
 }
 
 /// The content without the line end.
-///
-/// Read in large pieces: std begins with 32 bytes, and the kernel prints the mounts anew for each piece.
 pub(super) fn read(file: &Path) -> Result<String> {
-    let fd = moat_linux::fs::open(file, OFlags::RDONLY)?;
-    let mut content = Vec::new();
-    let mut piece = [0_u8; 8192];
-    loop {
-        match rustix::io::read(&fd, &mut piece) {
-            Ok(0) => break,
-            Ok(count) => content.extend_from_slice(piece.get(..count).unwrap_or_default()),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(Error::new("read", file.display().to_string(), errno)),
-        }
-    }
-    Ok(String::from_utf8_lossy(&content).trim_end().to_owned())
+    Ok(moat_linux::fs::read_text(file)?.trim_end().to_owned())
 }
 
 /// The content, `None` when there is no such file, or it has no answer in this kind of group.

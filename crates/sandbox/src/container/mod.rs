@@ -167,7 +167,7 @@ fn build(
 ) -> Result<Running> {
     recorder.step("save configuration and state", "", || {
         folder.save_config(config)?;
-        folder.save(state)
+        folder.begin(state)
     })?;
     let fifos = if options.wait_for_start {
         Some(recorder.step("make the exec FIFO", "mkfifo STATE/ID/exec.fifo", || make_fifos(folder))?)
