@@ -132,8 +132,8 @@ fn update_changes_what_is_in_force_and_what_is_saved() {
     bundle.set("/linux/resources/cpu", json!({ "shares": 512 })).set("/x-unknown", json!({ "kept": true }));
     let container = runtime.start(&bundle);
     let id = container.id();
-    let saved =
-        || parsed(&std::fs::read_to_string(runtime.state_root().join(id).join("config.json")).unwrap());
+    let state = runtime.state_root().join(id).join("state.json");
+    let saved = || parsed(&std::fs::read_to_string(&state).unwrap())["config"].clone();
     let before = saved();
     let flags =
         ["--memory", "64MiB", "--memory-swap", "0.125g", "--pids-limit", "77", "--cpu-quota", "30000"];
@@ -166,8 +166,8 @@ fn an_update_that_is_refused_changes_nothing() {
     bundle.set("/linux/resources/cpu", json!({ "quota": 40_000, "period": 100_000 }));
     let container = runtime.start(&bundle);
     let id = container.id();
-    let config = runtime.state_root().join(id).join("config.json");
-    let before = std::fs::read(&config).unwrap();
+    let state = runtime.state_root().join(id).join("state.json");
+    let before = std::fs::read(&state).unwrap();
     let stats = || parsed(runtime.call(&["stats", "-f", "json", id]).success());
     // The processor that there is not is refused after the quota was taken.
     let refused = runtime.call(&["update", "--cpu-quota", "20000", "--cpuset-cpus", "4000", id]);
@@ -175,7 +175,7 @@ fn an_update_that_is_refused_changes_nothing() {
         refused.failure().contains(&format!("update container {id}: linux.resources.cpu.cpus")),
         "{refused:?}"
     );
-    assert_eq!(std::fs::read(&config).unwrap(), before);
+    assert_eq!(std::fs::read(&state).unwrap(), before);
     assert_eq!(stats()["pids"]["limit"], 50);
     for (flags, said) in [
         (["--memory", "100x"], "--memory \"100x\" is not a size such as 100M, 1.5GiB or -1"),

@@ -2,6 +2,7 @@
 //!
 //! The hidden flag `--stop-after` has the runtime stop itself after its n-th step, or after a step of
 //! init's; the test waits for that stop and kills it there. Every n is tried, until the command completes.
+//! A runtime whose init works in its memory sleeps and can not stop: there init stops, and changes its name.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can not go on fails, and says where")]
 
@@ -20,14 +21,26 @@ enum End {
     Completed(i32),
 }
 
+/// Whether an init of this process's has stopped, and says so by its name.
+fn has_stopped_init(pid: u32) -> bool {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children.split_whitespace().any(|child| {
+        std::fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|name| name.trim() == "stopped")
+    })
+}
+
 #[expect(clippy::zombie_processes, reason = "waitpid(2) is called, with flags that `wait` has not")]
 /// Runs a command; kills it when it has stopped itself.
 fn kill_when_stopped(mut command: Command) -> End {
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
-    let (_, status) = waitpid(Some(pid), WaitOptions::UNTRACED).unwrap().unwrap();
-    if !status.stopped() {
-        return End::Completed(status.exit_status().unwrap());
+    loop {
+        match waitpid(Some(pid), WaitOptions::UNTRACED | WaitOptions::NOHANG).unwrap() {
+            Some((_, status)) if status.stopped() => break,
+            Some((_, status)) => return End::Completed(status.exit_status().unwrap()),
+            None if has_stopped_init(child.id()) => break,
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
     }
     kill_process(pid, Signal::KILL).unwrap();
     waitpid(Some(pid), WaitOptions::empty()).unwrap();

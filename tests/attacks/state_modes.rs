@@ -36,7 +36,7 @@ fn state_belongs_to_its_owner_alone() {
         assert_eq!(mode(&root), 0o700, "{step}");
         assert_eq!(mode(&root.join(&id)), 0o700, "{step}");
         let files: Vec<_> = std::fs::read_dir(root.join(&id)).unwrap().flatten().collect();
-        assert!(files.len() >= 2, "{files:?}");
+        assert!(!files.is_empty(), "{files:?}");
         for file in files {
             assert_eq!(mode(&file.path()) & 0o077, 0, "{step}: {}", file.path().display());
         }
@@ -52,7 +52,7 @@ fn a_state_root_that_is_open_does_not_open_the_state() {
     let id = runtime.id();
     let bundle = Bundle::new(&["sleep", "1000000"]);
     assert!(careless(&runtime.build("create", &bundle, &[], &id)).status().unwrap().success());
-    for file in ["state.json", "config.json", "exec.fifo"] {
+    for file in ["state.json", "exec.fifo"] {
         let path = runtime.state_root().join(&id).join(file);
         assert!(path.exists(), "{file}");
         let mut other = Command::new("setpriv");

@@ -85,8 +85,8 @@ pub fn effective_group() -> u32 {
 /// Whether this process is in a user namespace that is not the machine's first one, user_namespaces(7).
 ///
 /// Errors: /proc/self/uid_map can not be read.
-pub fn in_user_namespace() -> std::io::Result<bool> {
-    let map = std::fs::read_to_string("/proc/self/uid_map")?;
+pub fn in_user_namespace() -> Result<bool> {
+    let map = crate::fs::read_text(std::path::Path::new("/proc/self/uid_map"))?;
     // The first one maps every id to itself.
     let fields: Vec<u64> = map.split_ascii_whitespace().filter_map(|field| field.parse().ok()).collect();
     Ok(fields != [0, 0, u64::from(u32::MAX)])

@@ -229,7 +229,7 @@ pub fn same_file(one: impl AsFd, other: impl AsFd) -> Result<bool> {
 /// fstatat(2) of an entry of a directory; a symbolic link is not followed. `None` when there is none.
 pub fn stat_at(dir: BorrowedFd<'_>, name: &Path) -> Result<Option<Stat>> {
     match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(Errno::NOENT) => Ok(None),
         other => named(other.map(Some), "fstatat", || format!("{}, {}", fd_name(dir), name.display())),
     }
 }
@@ -295,7 +295,7 @@ pub fn get_xattr(fd: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
             value.truncate(length);
             Ok(Some(value))
         }
-        Err(rustix::io::Errno::NODATA) => Ok(None),
+        Err(Errno::NODATA) => Ok(None),
         Err(errno) => named(Err(errno), "fgetxattr", || format!("{}, {name}", fd_name(fd))),
     }
 }

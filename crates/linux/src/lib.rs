@@ -29,6 +29,7 @@ pub mod shared;
 pub mod tap;
 pub mod thread;
 pub mod tty;
+pub mod vfork;
 pub mod vsock;
 pub mod xattr;
 

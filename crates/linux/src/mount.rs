@@ -132,6 +132,14 @@ pub fn clone_tree(dir: BorrowedFd<'_>, path: &Path, recursive: bool) -> Result<O
     })
 }
 
+/// move_mount(2): attaches a detached mount to an entry of `dir`, which must not be a symbolic link.
+pub fn attach_at(mount: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &Path) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    named(rustix::mount::move_mount(mount, "", dir, name, flags), "move_mount", || {
+        format!("{}, {}, {}", fd_name(mount), fd_name(dir), name.display())
+    })
+}
+
 /// move_mount(2): attaches a detached mount to the directory or file behind `target`.
 pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;

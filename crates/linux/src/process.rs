@@ -102,7 +102,7 @@ pub fn fork(options: Clone3<'_>) -> Result<Forked> {
         unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<raw::clone_args>()) };
     match syscall(returned) {
         Ok(0) => {
-            set_broken_pipe(libc::SIG_IGN);
+            ignore_broken_pipe();
             Ok(Forked::Child)
         }
         // SAFETY: CLONE_PIDFD succeeded, so the kernel stored a new descriptor that nobody else owns.
@@ -348,6 +348,18 @@ pub fn block_signals() -> Result<()> {
     named(syscall(returned.into()), "rt_sigprocmask", || "SIG_SETMASK, ~[]".to_owned()).map(drop)
 }
 
+/// A write to a closed pipe is an error from here on, as it is in every program of Moat.
+pub(crate) fn ignore_broken_pipe() {
+    set_broken_pipe(libc::SIG_IGN);
+}
+
+/// _exit(2): ends this process without running what was registered for its end. For the children of [`fork`] and
+/// of [`crate::vfork::run_sharing`], to whom none of that belongs.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: takes an integer and does not return.
+    unsafe { libc::_exit(code) }
+}
+
 fn set_broken_pipe(disposition: libc::sighandler_t) {
     // SAFETY: only SIG_IGN and SIG_DFL are passed, both valid for SIGPIPE.
     unsafe { libc::signal(libc::SIGPIPE, disposition) };
@@ -368,7 +380,7 @@ pub fn reset_signals() -> Result<()> {
 /// Ignores SIGPIPE, so that a write to a closed pipe is an error; and gives SIGCHLD its default
 /// disposition: where a caller had it ignored, children would reap themselves.
 pub fn prepare_signals() {
-    set_broken_pipe(libc::SIG_IGN);
+    ignore_broken_pipe();
     // SAFETY: SIG_DFL is a valid disposition for SIGCHLD.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
@@ -388,8 +400,8 @@ unsafe extern "C" {
 pub fn populate_memory() {
     const PAGE: usize = 4096;
     // Stays below what the allocator would give back, or ask for by a mapping of its own.
-    const HEAP_BYTES: usize = 120 << 10;
-    const STACK_BYTES: usize = 48 << 10;
+    const HEAP_BYTES: usize = 92 << 10;
+    const STACK_BYTES: usize = 60 << 10;
     let down = |address: usize| address & !(PAGE - 1);
     let mut heap: Vec<u8> = Vec::with_capacity(HEAP_BYTES);
     let first = heap.as_mut_ptr().wrapping_add(PAGE - 1).map_addr(down);

@@ -87,17 +87,17 @@ fn put_back(group: &CgroupState, before: &Resources) {
 
 /// Writes the new limits over the old ones in the saved configuration, which keeps all else, known or not.
 fn save(folder: &Folder, resources: &Resources) -> Result<()> {
-    let path = folder.path().join("config.json");
+    let path = folder.complete();
     let invalid = |error: serde_json::Error| Error::new(format!("{}: {error}", path.display()));
     let text = std::fs::read(&path).context(|| path.display().to_string())?;
-    let mut config: Value = serde_json::from_slice(&text).map_err(invalid)?;
+    let mut state: Value = serde_json::from_slice(&text).map_err(invalid)?;
     let changes = serde_json::to_value(resources).map_err(invalid)?;
     let mut wrapped = changes;
-    for key in ["resources", "linux"] {
+    for key in ["resources", "linux", "config"] {
         wrapped = Value::Object(Map::from_iter([(key.to_owned(), wrapped)]));
     }
-    merge(&mut config, wrapped);
-    replace(&path, &serde_json::to_vec(&config).map_err(invalid)?, 0o600)
+    merge(&mut state, wrapped);
+    replace(&path, &serde_json::to_vec(&state).map_err(invalid)?, 0o600)
 }
 
 /// Objects are merged; any other value takes the place of the old one.

@@ -35,27 +35,37 @@ impl Stop {
 pub(crate) struct StepTimes {
     /// Where its clock begins.
     origin: Instant,
-    /// Two counters a step, nanoseconds plus one, so that 0 is "not there": beginning and duration.
-    counters: Counters,
+    /// Two counters a step, nanoseconds plus one, so that 0 is "not there": beginning and duration. None where nobody
+    /// will ask.
+    counters: Option<Counters>,
 }
 
 impl StepTimes {
-    /// Room for the steps of a plan.
-    pub(crate) fn new(steps: usize) -> Result<Self> {
-        Ok(Self { origin: Instant::now(), counters: Counters::new(2 * steps)? })
+    /// Room for the steps of a plan, if `recorder` keeps them.
+    pub(crate) fn new(steps: usize, recorder: &Recorder) -> Result<Self> {
+        let counters = recorder.explain.then(|| Counters::new(2 * steps)).transpose()?;
+        Ok(Self { origin: Instant::now(), counters })
     }
 
-    pub(crate) fn began(&self, index: usize, start: Instant) {
-        self.counters.set(2 * index, start.duration_since(self.origin).as_nanos() as u64 + 1);
+    /// Notes that a step begins, and gives what [`Self::ended`] wants.
+    pub(crate) fn begin(&self, index: usize) -> Option<Instant> {
+        let counters = self.counters.as_ref()?;
+        let start = Instant::now();
+        counters.set(2 * index, start.duration_since(self.origin).as_nanos() as u64 + 1);
+        Some(start)
     }
 
-    pub(crate) fn ended(&self, index: usize, start: Instant) {
-        self.counters.set(2 * index + 1, start.elapsed().as_nanos() as u64 + 1);
+    /// Notes that a step has ended.
+    pub(crate) fn ended(&self, index: usize, start: Option<Instant>) {
+        if let (Some(counters), Some(start)) = (&self.counters, start) {
+            counters.set(2 * index + 1, start.elapsed().as_nanos() as u64 + 1);
+        }
     }
 
     fn get(&self, index: usize) -> Option<(Instant, Duration)> {
-        let begin = self.counters.get(2 * index).checked_sub(1)?;
-        let duration = self.counters.get(2 * index + 1).saturating_sub(1);
+        let counters = self.counters.as_ref()?;
+        let begin = counters.get(2 * index).checked_sub(1)?;
+        let duration = counters.get(2 * index + 1).saturating_sub(1);
         Some((self.origin + Duration::from_nanos(begin), Duration::from_nanos(duration)))
     }
 }

@@ -2,17 +2,16 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `state.json` | [`ContainerState`] of a container that is complete |
-//! | `state.json.begun` | the state with which its building began, before there was a process |
-//! | `state.json.built` | the state that will hold once the container is built; `state.json` by a rename |
-//! | `config.json` | the configuration as it was when the container was created |
+//! | `state.json` | [`ContainerState`] of a container that is complete, and below `config` its configuration |
+//! | `state.json.begun` | the same while it is being built; it becomes `state.json` by a rename |
 //! | `exec.fifo` | exists from `create` to `start`; a byte in it lets the program run |
 //! | `status.fifo` | on which init tells `start` that the program could not be executed |
 //!
 //! The folder is made by mkdir(2), which is what claims the name, and locked by flock(2) by whoever
 //! changes the container. State lies on a tmpfs or is worth nothing after a reboot, so it is renamed
 //! into place but not synced. No rename replaces a file: ext4 would write the new one to the disk at once, and
-//! its removal, a few milliseconds later, would wait for that.
+//! its removal, a few milliseconds later, would wait for that. The state is one file for the same kind of reason:
+//! the more files were removed lately, the longer ext4 looks for the number of a new one.
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -24,6 +23,7 @@ use moat_model::id::ContainerId;
 use moat_model::oci::{self, Spec};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::cgroup::CgroupState;
 use crate::{Context, Error, Result};
@@ -38,10 +38,6 @@ pub struct ContainerState {
     pub bundle: PathBuf,
     /// Absolute path of the root file system on the host.
     pub rootfs: PathBuf,
-    /// The first process as the host sees it; 0 before it was made.
-    pub pid: i32,
-    /// When that process was started, in clock ticks since boot: tells it from a later one of that number.
-    pub pid_start_ticks: u64,
     /// When the container was created, RFC 3339.
     pub created: String,
     /// The user who created it.
@@ -51,6 +47,11 @@ pub struct ContainerState {
     /// The annotations of its configuration.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+    /// The first process as the host sees it; 0 before it was made. This and the next field are the last ones, and
+    /// the only ones that change.
+    pub pid: i32,
+    /// When that process was started, in clock ticks since boot: tells it from a later one of that number.
+    pub pid_start_ticks: u64,
 }
 
 /// Where a container is in its life.
@@ -97,6 +98,8 @@ pub struct Folder {
     id: ContainerId,
     path: PathBuf,
     lock: Option<File>,
+    /// Where the process stands in the state that this value has begun.
+    process_at: u64,
 }
 
 /// The state root: the folder in which containers have theirs.
@@ -133,7 +136,7 @@ impl Store {
             }
             Err(error) => return Err(error).context(|| format!("state folder {}", path.display())),
         }
-        let mut folder = Folder { id: id.clone(), path, lock: None };
+        let mut folder = Folder { id: id.clone(), path, lock: None, process_at: 0 };
         folder.lock()?;
         Ok(folder)
     }
@@ -142,7 +145,7 @@ impl Store {
     pub fn open(&self, id: &ContainerId) -> Result<Folder> {
         let path = self.root.join(id.as_str());
         if path.is_dir() {
-            Ok(Folder { id: id.clone(), path, lock: None })
+            Ok(Folder { id: id.clone(), path, lock: None, process_at: 0 })
         } else {
             Err(Error::new(format!("container does not exist: {id}")))
         }
@@ -212,64 +215,80 @@ impl Folder {
         self.path.join("status.fifo")
     }
 
-    /// Saves the state with which building begins. Nothing is made before this is done.
-    pub(crate) fn begin(&self, state: &ContainerState) -> Result<()> {
-        write_state(&self.begun(), state)
+    /// Saves the state with which building begins, and the configuration: the bundle may change, the container does
+    /// not. Nothing is made before this is done.
+    pub(crate) fn begin(&mut self, state: &ContainerState, config: &[u8]) -> Result<()> {
+        let text = state_text(state, config)?;
+        self.process_at = process_at(&text) as u64;
+        write_own(&self.begun(), &text)
     }
 
-    /// Writes the state that holds once the container is built, while it is being built.
+    /// Writes the process into the state of a container that is being built. What stands before it is the same as
+    /// it was: only the end is written, by one write to one page, which no death cuts in two.
     pub(crate) fn stage(&self, state: &ContainerState) -> Result<()> {
-        write_state(&self.staged(), state)
+        use std::os::unix::fs::FileExt;
+        let (path, text) = (self.begun(), json(state)?);
+        let end = text.get(process_at(&text)..).unwrap_or_default();
+        let opened = OpenOptions::new().write(true).open(&path);
+        let written = opened.and_then(|file| file.write_all_at(end, self.process_at));
+        written.context(|| format!("write {}", path.display()))
     }
 
     /// Puts the staged state into force.
     pub(crate) fn commit(&self) -> Result<()> {
-        let path = self.path.join("state.json");
-        std::fs::rename(self.staged(), &path).context(|| format!("write {}", path.display()))
+        let path = self.complete();
+        std::fs::rename(self.begun(), &path).context(|| format!("write {}", path.display()))
+    }
+
+    /// The state of a container that is complete.
+    pub(crate) fn complete(&self) -> PathBuf {
+        self.path.join("state.json")
     }
 
     fn begun(&self) -> PathBuf {
         self.path.join("state.json.begun")
     }
 
-    fn staged(&self) -> PathBuf {
-        self.path.join("state.json.built")
-    }
-
-    /// Keeps the configuration beside the state: the bundle may change, the container does not.
-    pub fn save_config(&self, text: &[u8]) -> Result<()> {
-        let path = self.path.join("config.json");
-        write_own(&path, text)
-    }
-
     /// The saved state, that of a container which is still being built included; `None` when the runtime was
     /// killed before it had saved one.
     pub fn load(&self) -> Result<Option<ContainerState>> {
-        match read_state(&self.path.join("state.json"))? {
+        match read_state(&self.complete())? {
             Some(state) => Ok(Some(state)),
-            None => Ok(read_whole(&self.begun())),
+            // Its process is not the container's before all is built.
+            None => Ok(self.load_begun().map(|state| ContainerState { pid: 0, pid_start_ticks: 0, ..state })),
         }
     }
 
-    /// The state that was staged by a create which did not come to put it into force.
-    pub(crate) fn load_staged(&self) -> Option<ContainerState> {
-        read_whole(&self.staged())
+    /// The state of a container that is being built, or was until the runtime was killed; `None` also for one that
+    /// this death has cut off.
+    fn load_begun(&self) -> Option<ContainerState> {
+        read_state(&self.begun()).ok().flatten()
     }
 
-    /// The configuration.
+    /// As it was staged by a create which did not come to put it into force.
+    pub(crate) fn load_staged(&self) -> Option<ContainerState> {
+        self.load_begun().filter(|state| state.pid != 0)
+    }
+
+    /// The configuration of a container that is complete.
     pub fn config(&self) -> Result<Spec> {
-        let path = self.path.join("config.json");
-        let text = std::fs::read(&path).context(|| path.display().to_string())?;
-        crate::plan::parse_config(&text, &path.display().to_string())
+        #[derive(Deserialize)]
+        struct Saved<'text> {
+            #[serde(borrow)]
+            config: &'text RawValue,
+        }
+        let path = self.complete();
+        let name = path.display().to_string();
+        let text = std::fs::read(&path).context(|| name.clone())?;
+        let saved: Saved<'_> =
+            serde_json::from_slice(&text).map_err(|error| Error::new(format!("{name}: {error}")))?;
+        crate::plan::parse_config(saved.config.get().as_bytes(), &name)
     }
 
     /// Removes the folder: the name is free again.
     pub fn remove(self) -> Result<()> {
-        // What is known to be there goes without a look at the folder. The state goes last: a death before
-        // that leaves a container that can be deleted once more.
-        for name in ["state.json.begun", "config.json", "state.json"] {
-            let _ = std::fs::remove_file(self.path.join(name));
-        }
+        // What is known to be there goes without a look at the folder.
+        let _ = std::fs::remove_file(self.complete());
         match std::fs::remove_dir(&self.path) {
             Ok(()) => Ok(()),
             Err(_) => {
@@ -289,14 +308,30 @@ fn read_state(path: &Path) -> Result<Option<ContainerState>> {
         .map_err(|error| Error::new(format!("{}: {error}", path.display())))
 }
 
-/// As [`read_state`], `None` also for a state that a death has cut off.
-fn read_whole(path: &Path) -> Option<ContainerState> {
-    read_state(path).ok().flatten()
+/// Where the process stands in the text of a state.
+fn process_at(text: &[u8]) -> usize {
+    const KEY: &[u8] = b"\"pid\":";
+    text.windows(KEY.len()).rposition(|part| part == KEY).unwrap_or(0)
 }
 
-fn write_state(path: &Path, state: &ContainerState) -> Result<()> {
-    let text = serde_json::to_vec(state).map_err(|error| Error::new(error.to_string()))?;
-    write_own(path, &text)
+fn json(state: &ContainerState) -> Result<Vec<u8>> {
+    serde_json::to_vec(state).map_err(|error| Error::new(error.to_string()))
+}
+
+/// The text of a state and a configuration, such that the process, whatever its numbers, stands within one page.
+fn state_text(state: &ContainerState, config: &[u8]) -> Result<Vec<u8>> {
+    const PAGE_BYTES: usize = 4096;
+    // Both keys, and both numbers at their longest.
+    const MOST_BYTES: usize = 64;
+    let own = json(state)?;
+    let fields = own.strip_prefix(b"{").unwrap_or_default();
+    let mut text = [b"{\"config\":", config.trim_ascii(), b",", fields].concat();
+    let at = process_at(&text);
+    let left = PAGE_BYTES - at % PAGE_BYTES;
+    if left < MOST_BYTES {
+        text.splice(at..at, std::iter::repeat_n(b' ', left));
+    }
+    Ok(text)
 }
 
 impl ContainerState {
@@ -371,4 +406,40 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
         let _ = std::fs::remove_file(&temporary);
     }
     renamed.context(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(id: &str) -> ContainerState {
+        ContainerState {
+            id: id.to_owned(),
+            bundle: "/\"pid\":/b".into(),
+            rootfs: "/b/rootfs".into(),
+            created: String::new(),
+            owner: 0,
+            cgroup: CgroupState::default(),
+            annotations: BTreeMap::new(),
+            pid: 0,
+            pid_start_ticks: 0,
+        }
+    }
+
+    #[test]
+    fn the_process_lies_within_a_page_and_changes_nothing_before_it() {
+        for length in 3700..4200 {
+            let begun = state(&"x".repeat(length));
+            let built = ContainerState { pid: i32::MAX, pid_start_ticks: u64::MAX, ..begun.clone() };
+            let mut text = state_text(&begun, b" {\"pid\": 1}\n").unwrap();
+            let at = process_at(&text);
+            let end = json(&built).unwrap().split_off(process_at(&json(&built).unwrap()));
+            text.truncate(at);
+            text.extend(end);
+            assert_eq!(at / 4096, (text.len() - 1) / 4096, "{length}");
+            let read: ContainerState = serde_json::from_slice(&text).unwrap();
+            assert_eq!((read.pid, read.pid_start_ticks), (i32::MAX, u64::MAX));
+            assert_eq!((read.id, read.bundle), (built.id, built.bundle));
+        }
+    }
 }

@@ -30,7 +30,7 @@ impl Init<'_> {
             }
             Forked::Parent(program, _) => {
                 let code = self.tend(program);
-                std::process::exit(code)
+                sys::exit_now(code)
             }
         }
     }

@@ -1,8 +1,9 @@
 //! Init: the container's first process, which builds the container around itself and then becomes the
 //! user's program.
 //!
-//! It is a fork of the runtime, so the plan is in its memory. It performs its steps in order, tells each
-//! duration through a shared page, and any failure over the socket. The last step is execve(2).
+//! It is a fork of the runtime or shares its memory, so it has the plan. It performs its steps in order, tells each
+//! duration through a shared page, and any failure over the socket or in the shared memory. The last step is
+//! execve(2).
 
 mod devices;
 mod init;
@@ -17,14 +18,13 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Instant;
 
 use moat_linux::{Errno, fs, process as sys};
 use moat_model::oci;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
-use crate::cgroup::Tasks;
+use crate::cgroup::{CgroupState, Tasks};
 use crate::hook;
 use crate::record::StepTimes;
 use crate::state::Status;
@@ -32,10 +32,31 @@ use crate::step::{Action, Place, StartSignal, Step};
 use crate::sync::{FromInit, FromRuntime, hear_runtime, tell_runtime};
 use crate::{Context, Error, Result};
 
+/// How an init that shares the runtime's memory has fared.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// What went wrong.
+    pub failure: Option<Error>,
+    /// Whether it came to its last step: without a failure after that its program runs, or has run.
+    pub executes: bool,
+}
+
+/// What init has beside its plan when it shares the runtime's memory.
+pub(crate) struct Sharing<'a> {
+    /// A pidfd of the runtime, which has no other way to tell that it has ended.
+    pub runtime: BorrowedFd<'a>,
+    /// The groups to join.
+    pub cgroup: &'a CgroupState,
+    /// Where the runtime looks when it is awake again.
+    pub outcome: &'a mut Outcome,
+}
+
 /// What init was given by the runtime, and what it has opened so far.
 pub(crate) struct Init<'a> {
-    /// The runtime's ear; gone once a container waits for `start`.
+    /// The runtime's ear; gone once a container waits for `start`, and not there where memory is shared.
     pub socket: Option<OwnedFd>,
+    /// Where memory is shared.
+    pub sharing: Option<Sharing<'a>>,
     /// A pidfd of the container that a further process joins.
     pub container: Option<OwnedFd>,
     /// Copies of mount sources that the runtime has made.
@@ -70,12 +91,17 @@ pub(crate) struct Init<'a> {
 impl Init<'_> {
     /// Performs init's steps. Returns only when one has failed.
     pub(crate) fn run(mut self, steps: &[Step]) -> ! {
-        let error = match self.perform(steps) {
+        let error = self.build(steps);
+        self.report(error);
+        sys::exit_now(1)
+    }
+
+    /// As [`Self::run`], giving what has failed.
+    pub(crate) fn build(&mut self, steps: &[Step]) -> Error {
+        match self.perform(steps) {
             Ok(()) => Error::new("the plan has no program to execute"),
             Err(error) => error,
-        };
-        self.report(error);
-        std::process::exit(1)
+        }
     }
 
     fn perform(&mut self, steps: &[Step]) -> Result<()> {
@@ -85,9 +111,8 @@ impl Init<'_> {
         moat_linux::credentials::set_umask(0);
         sys::new_session()?;
         for (index, step) in steps.iter().enumerate().filter(|(_, step)| step.place == Place::Init) {
-            let start = Instant::now();
             // Nobody is left to take the time after execve(2): what is told of it is when it began.
-            self.times.began(index, start);
+            let start = self.times.begin(index);
             self.apply(&step.action)?;
             self.times.ended(index, start);
             if self.stop_after == Some(index) {
@@ -97,22 +122,35 @@ impl Init<'_> {
         Ok(())
     }
 
+    /// What tells of the runtime's end.
+    fn runtime_end(&self) -> Option<PollFd<'_>> {
+        match (&self.socket, &self.sharing) {
+            (Some(socket), _) => Some(PollFd::new(socket, PollFlags::empty())),
+            (None, Some(sharing)) => Some(PollFd::from_borrowed_fd(sharing.runtime, PollFlags::IN)),
+            (None, None) => None,
+        }
+    }
+
     /// A death before the line above sent no signal, but it has closed the other end.
     fn check_runtime(&self) -> Result<()> {
-        let Some(socket) = &self.socket else { return Ok(()) };
-        let mut ends = [PollFd::new(socket, PollFlags::empty())];
+        let Some(end) = self.runtime_end() else { return Ok(()) };
+        let mut ends = [end];
         poll(&mut ends, Some(&Timespec::default())).map_err(std::io::Error::from)?;
-        if ends.iter().any(|end| end.revents().contains(PollFlags::HUP)) {
+        if ends.iter().any(|end| end.revents().intersects(PollFlags::HUP | PollFlags::IN)) {
             return Err(Error::new("the runtime ended while the container was being built"));
         }
         Ok(())
     }
 
-    /// Has the runtime stop, and waits for its end.
+    /// Has the runtime stop, and waits for its end. A runtime that sleeps until the program runs can not stop:
+    /// whoever would see that looks for this process's name.
     fn stop(&self) {
-        if let Some(socket) = &self.socket {
-            let _ = tell_runtime(socket.as_fd(), &FromInit::Stop);
-            let _ = poll(&mut [PollFd::new(socket, PollFlags::empty())], None);
+        match &self.sharing {
+            Some(_) => drop(sys::set_name(c"stopped")),
+            None => drop(self.tell(&FromInit::Stop)),
+        }
+        if let Some(end) = self.runtime_end() {
+            let _ = poll(&mut [end], None);
         }
     }
 
@@ -143,7 +181,10 @@ impl Init<'_> {
     /// The runtime has opened the v1 groups, since init may lack the right to; the v2 group is the one that
     /// init was cloned into.
     fn join_cgroup(&self) -> Result<()> {
-        Tasks(self.hear(FromRuntime::Grouped)?).join()
+        match &self.sharing {
+            Some(sharing) => sharing.cgroup.open_legacy()?.join(),
+            None => Tasks(self.hear(FromRuntime::Grouped)?).join(),
+        }
     }
 
     fn apply(&mut self, action: &Action) -> Result<()> {

@@ -135,8 +135,7 @@ impl Init<'_> {
             let what = || format!("cgroup {}", path.display());
             let shown = mount::clone_tree(CWD, path, false).context(what)?;
             fs::mkdir_at(folder.as_fd(), Path::new(name), 0o755)?;
-            let place = fs::open_at(folder.as_fd(), Path::new(name), OFlags::PATH | OFlags::DIRECTORY, 0)?;
-            mount::attach(shown.as_fd(), place.as_fd()).context(what)?;
+            mount::attach_at(shown.as_fd(), folder.as_fd(), Path::new(name)).context(what)?;
         }
         for (name, target) in links {
             fs::symlink_at(Path::new(target), folder.as_fd(), Path::new(name))?;

@@ -205,6 +205,9 @@ impl Init<'_> {
         let env = self.env.iter().map(c_string).collect::<Result<Vec<_>>>()?;
         sys::close_on_exec_from(3 + self.preserve_fds)?;
         sys::reset_signals()?;
+        if let Some(sharing) = &mut self.sharing {
+            sharing.outcome.executes = true;
+        }
         let error = sys::execute(None, &program, &args, &env);
         let why = match error.errno() {
             Errno::NOEXEC => "exec format error",

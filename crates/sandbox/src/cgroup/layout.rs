@@ -58,7 +58,8 @@ pub struct Hierarchy {
 pub fn detect() -> Result<Layout> {
     let mounts = file::read(Path::new("/proc/self/mountinfo")).context(|| "the host's mounts")?;
     let groups = file::read(Path::new("/proc/self/cgroup")).context(|| "the cgroups of this process")?;
-    let mut layout = parse(&mounts, &groups);
+    let systemd = Path::new("/run/systemd/system").exists();
+    let mut layout = parse(&mounts, &groups, systemd);
     if let Some(unified) = layout.unified_mut() {
         let controllers = file::read_optional(&unified.mount.join("cgroup.controllers"))
             .context(|| "the controllers of cgroup v2")?;
@@ -96,7 +97,9 @@ fn unescape(text: &str) -> String {
         .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
-fn parse(mountinfo: &str, proc_cgroup: &str) -> Layout {
+/// A hierarchy without controllers limits and counts nothing: in it, systemd keeps book of which process belongs to
+/// which service. Where there is no systemd it is left out.
+fn parse(mountinfo: &str, proc_cgroup: &str, systemd: bool) -> Layout {
     let mounts: Vec<_> = mountinfo.lines().filter_map(cgroup_mount).collect();
     let mut hierarchies = Vec::new();
     let mut unified = None;
@@ -118,6 +121,9 @@ fn parse(mountinfo: &str, proc_cgroup: &str) -> Layout {
             continue;
         }
         let name = controllers.strip_prefix("name=").map(str::to_owned);
+        if name.is_some() && !systemd {
+            continue;
+        }
         let controllers = match &name {
             Some(_) => Vec::new(),
             None => controllers.split(',').map(str::to_owned).collect(),
@@ -260,7 +266,7 @@ mod tests {
     #[test]
     fn hybrid_hosts_are_legacy_with_a_unified_mount() {
         let own = "3:name=systemd:/\n2:memory:/a/b\n1:cpu,cpuacct:/\n4:net_cls:/\n0::/";
-        let Layout::Legacy { hierarchies, unified } = parse(HYBRID, own) else { panic!("not legacy") };
+        let Layout::Legacy { hierarchies, unified } = parse(HYBRID, own, true) else { panic!("not legacy") };
         let text: Vec<String> = hierarchies
             .iter()
             .map(|one| format!("{} {:?} {:?} {}", one.mount.display(), one.controllers, one.name, one.own))
@@ -277,19 +283,26 @@ mod tests {
     }
 
     #[test]
+    fn the_hierarchy_of_systemd_is_left_out_where_it_does_not_run() {
+        let layout = parse(HYBRID, "3:name=systemd:/\n2:memory:/\n0::/", false);
+        assert_eq!(layout.hierarchies().iter().map(|one| one.name.clone()).collect::<Vec<_>>(), [None]);
+        assert!(layout.unified().is_some());
+    }
+
+    #[test]
     fn cgroup2_alone_is_unified() {
         let mounts = "25 23 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate";
-        let Layout::Unified(unified) = parse(mounts, "0::/user.slice") else { panic!("not unified") };
+        let Layout::Unified(unified) = parse(mounts, "0::/user.slice", true) else { panic!("not unified") };
         assert_eq!((unified.own.as_str(), unified.root.as_str()), ("/user.slice", "/"));
-        assert_eq!(parse("", "0::/"), Layout::None);
+        assert_eq!(parse("", "0::/", true), Layout::None);
     }
 
     #[test]
     fn own_group_is_told_below_the_root_of_the_mount() {
         let mounts = "35 31 0:32 /docker/x /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory";
-        assert_eq!(parse(mounts, "2:memory:/docker/x").hierarchies()[0].own, "/");
-        assert_eq!(parse(mounts, "2:memory:/docker/x/y").hierarchies()[0].own, "/y");
-        assert_eq!(parse(mounts, "2:memory:/docker/xy").hierarchies()[0].own, "/docker/xy");
+        assert_eq!(parse(mounts, "2:memory:/docker/x", true).hierarchies()[0].own, "/");
+        assert_eq!(parse(mounts, "2:memory:/docker/x/y", true).hierarchies()[0].own, "/y");
+        assert_eq!(parse(mounts, "2:memory:/docker/xy", true).hierarchies()[0].own, "/docker/xy");
     }
 
     #[test]

@@ -164,6 +164,20 @@ impl Operation {
             Self::CheckMemory { usage, .. } => usage,
         }
     }
+
+    /// The lowest bound in bytes that it sets to the memory of a group; `None` where it sets none.
+    pub(crate) fn memory_bound(&self) -> Option<u64> {
+        let writes = match self {
+            Self::Write(write) => std::slice::from_ref(write),
+            Self::WriteTogether(writes) => writes,
+            _ => return None,
+        };
+        let bounds = writes.iter().filter(|write| {
+            let name = write.file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.starts_with("memory.") && (name.ends_with(".max") || name.ends_with("limit_in_bytes"))
+        });
+        bounds.filter_map(|write| write.value.parse().ok()).min()
+    }
 }
 
 impl Operation {

@@ -165,10 +165,7 @@ fn build(
     plan: &Plan,
     recorder: &mut Recorder,
 ) -> Result<Running> {
-    recorder.step("save configuration and state", "", || {
-        folder.save_config(config)?;
-        folder.begin(state)
-    })?;
+    recorder.step("save configuration and state", "", || folder.begin(state, config))?;
     let fifos = if options.wait_for_start {
         Some(recorder.step("make the exec FIFO", "mkfifo STATE/ID/exec.fifo", || make_fifos(folder))?)
     } else {

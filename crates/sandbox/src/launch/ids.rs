@@ -64,7 +64,7 @@ pub(super) fn map_mount(tree: &OwnedFd, mapping: &MountIdMapping) -> Result<()> 
             drop(ours);
             // Lives until it hears that it is no longer needed.
             let _ = net::receive(theirs.as_fd(), &mut [0]);
-            std::process::exit(0)
+            sys::exit_now(0)
         }
         Forked::Parent(pid, pidfd) => {
             drop(theirs);

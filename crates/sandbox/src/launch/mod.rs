@@ -1,6 +1,7 @@
 //! The runtime's side of building: it performs its own steps and answers init until all is built.
 
 mod ids;
+mod sharing;
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -56,9 +57,10 @@ pub(crate) struct Built {
 pub(crate) enum Event<'a> {
     /// In the runtime, which has made a part of the cgroup.
     Grouped(&'a cgroup::Operation),
-    /// In the child, before anything else: it must let go of what only the runtime may hold.
+    /// In the child of a fork, before anything else: it must let go of what only the runtime may hold.
     InChild,
-    /// In the runtime, which has done its part while the process is still at work.
+    /// The runtime has done its part while the process is still at work; told in the runtime, or in a child that
+    /// shares its memory.
     Building(i32),
     /// The process is complete; its program may already run.
     Ready(i32),
@@ -105,7 +107,7 @@ pub(crate) fn build(
 ) -> Result<Built> {
     let steps = order.steps;
     let hooks = |step: &&Step| step.place == Place::Runtime && matches!(step.action, Action::Hooks { .. });
-    let times = StepTimes::new(steps.len())?;
+    let times = StepTimes::new(steps.len(), recorder)?;
     let mut builder = Builder {
         hooks_left: steps.iter().filter(hooks).count(),
         hooks_begun: false,
@@ -119,6 +121,9 @@ pub(crate) fn build(
         times,
         notify,
     };
+    if sharing::possible(&builder.order) {
+        return builder.build_sharing();
+    }
     for step in steps.iter().filter(|step| step.place == Place::Runtime) {
         builder.step(&step.action)?;
     }
@@ -162,7 +167,9 @@ impl Builder<'_, '_> {
                 credentials::set_limit(self.pid()?, *resource, *soft, *hard)
                     .context(|| format!("process.rlimits {name}"))
             }
-            Action::OomScoreAdjust { value, best_effort } => self.adjust_oom_score(*value, *best_effort),
+            Action::OomScoreAdjust { value, best_effort } => {
+                adjust_oom_score(self.pid()?, *value, *best_effort)
+            }
             Action::MoveNetDevice { name, inside, namespace } => {
                 let own = || Ok(format!("/proc/{}/ns/net", self.pid()?).into());
                 let namespace = namespace.clone().map_or_else(own, Ok::<PathBuf, Error>)?;
@@ -179,16 +186,6 @@ impl Builder<'_, '_> {
 
     fn socket(&self) -> Result<BorrowedFd<'_>> {
         self.socket.as_ref().map(AsFd::as_fd).ok_or_else(|| Error::new("there is no process yet"))
-    }
-
-    /// Lowering the score needs CAP_SYS_RESOURCE, which a rootless runtime lacks; runc goes on, too.
-    fn adjust_oom_score(&self, value: i32, best_effort: bool) -> Result<()> {
-        let path = format!("/proc/{}/oom_score_adj", self.pid()?);
-        let written = OpenOptions::new().write(true).open(&path).and_then(|mut file| write!(file, "{value}"));
-        match written {
-            Err(error) if best_effort && error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
-            other => other.context(|| format!("process.oomScoreAdj: write {value} to {path}")),
-        }
     }
 
     fn run_hooks(&mut self, kind: &str, hooks: &[oci::Hook]) -> Result<()> {
@@ -296,7 +293,7 @@ impl Builder<'_, '_> {
                     .and_then(|()| if staged { self.between(namespaces, joins, &theirs) } else { Ok(()) });
                 if let Err(error) = ready {
                     let _ = crate::sync::tell_runtime(theirs.as_fd(), &FromInit::Failed(error));
-                    std::process::exit(1);
+                    sys::exit_now(1);
                 }
                 drop(group);
                 self.become_init(theirs);
@@ -321,7 +318,7 @@ impl Builder<'_, '_> {
             Forked::Child => Ok(()),
             Forked::Parent(pid, pidfd) => {
                 crate::sync::tell_runtime(socket.as_fd(), &FromInit::Cloned(pid, pidfd))?;
-                std::process::exit(0)
+                sys::exit_now(0)
             }
         }
     }
@@ -344,11 +341,20 @@ impl Builder<'_, '_> {
     }
 
     fn become_init(&mut self, socket: OwnedFd) -> ! {
-        let init = Init {
-            socket: Some(socket),
-            container: self.order.container.take().map(|(container, _)| container),
-            sources: std::mem::take(&mut self.sources),
-            fifos: self.order.fifos.take(),
+        let container = self.order.container.take().map(|(container, _)| container);
+        let (sources, fifos) = (std::mem::take(&mut self.sources), self.order.fifos.take());
+        let init = Init { socket: Some(socket), container, sources, fifos, ..self.bare_init() };
+        init.run(self.order.steps)
+    }
+
+    /// Init with nothing in its hands yet.
+    fn bare_init(&self) -> Init<'_> {
+        Init {
+            socket: None,
+            sharing: None,
+            container: None,
+            sources: Vec::new(),
+            fifos: None,
             env: self.order.env,
             preserve_fds: self.order.preserve_fds,
             state: self.order.state.clone(),
@@ -363,8 +369,7 @@ impl Builder<'_, '_> {
             empty: None,
             parent: None,
             program: None,
-        };
-        init.run(self.order.steps)
+        }
     }
 
     /// Where nobody says `start`, the word to go on is there before init comes to wait for it. It is said once
@@ -385,6 +390,11 @@ impl Builder<'_, '_> {
         if !self.waits_for_start {
             self.await_execution()?;
         }
+        self.built(start)
+    }
+
+    /// The process is complete; what went on since `start` was the wait for it.
+    fn built(mut self, start: Instant) -> Result<Built> {
         let missing = || Error::new("the plan starts no process");
         let mut process = self.process.take().ok_or_else(missing)?;
         process.done = true;
@@ -416,6 +426,16 @@ impl Builder<'_, '_> {
             }
             other => Err(Error::new(format!("container init said {other:?} after it was ready"))),
         }
+    }
+}
+
+/// Lowering the score needs CAP_SYS_RESOURCE, which a rootless runtime lacks; runc goes on, too.
+fn adjust_oom_score(pid: i32, value: i32, best_effort: bool) -> Result<()> {
+    let path = format!("/proc/{pid}/oom_score_adj");
+    let written = OpenOptions::new().write(true).open(&path).and_then(|mut file| write!(file, "{value}"));
+    match written {
+        Err(error) if best_effort && error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        other => other.context(|| format!("process.oomScoreAdj: write {value} to {path}")),
     }
 }
 
