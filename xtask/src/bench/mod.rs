@@ -61,6 +61,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     }
     private::settle()?;
     let scratch = Scratch::new("bench")?;
+    let state = scratch.path().join("state");
+    private::state_in_memory(&state)?;
     let floor = floor(scratch.path())?;
     let course = Course::build(scratch.path(), &floor, &runtime)?;
     let contenders = course.contenders();
@@ -68,6 +70,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     let explained = course.moat(&contenders).map(|moat| course.explain(moat));
     drop(contenders);
     course.clean();
+    rustix::mount::unmount(&state, rustix::mount::UnmountFlags::DETACH)
+        .with_context(|| format!("cannot unmount {}", state.display()))?;
 
     print!("{}", report::table(&figures));
     if let Some(waterfall) = explained {

@@ -45,6 +45,13 @@ pub(super) fn settle() -> Result<()> {
         .with_context(|| format!("cannot cover {UNIFIED}"))
 }
 
+/// Puts the state of every contender in memory, as /run is on most hosts: what is measured is then no disk.
+pub(super) fn state_in_memory(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    mount("state", folder, "tmpfs", MountFlags::empty(), c"mode=700")
+        .with_context(|| format!("cannot mount a tmpfs on {}", folder.display()))
+}
+
 /// Removes the groups whose names begin with the mark, directly beneath each hierarchy's root.
 pub(super) fn remove_cgroups(mark: &str) {
     let folder = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
