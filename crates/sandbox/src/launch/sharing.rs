@@ -101,7 +101,7 @@ impl Builder<'_, '_> {
             match &step.action {
                 Action::Limit { resource, name, soft, hard } => {
                     credentials::set_limit(0, *resource, *soft, *hard)
-                        .context(|| format!("process.rlimits {name}"))?
+                        .context(|| format!("process.rlimits {name}"))?;
                 }
                 Action::OomScoreAdjust { value, best_effort } => {
                     super::adjust_oom_score(pid, *value, *best_effort)?;
