@@ -130,6 +130,12 @@ pub(crate) fn layer(tree: &Path) -> PathBuf {
     let path = tree.with_extension("erofs");
     let image = File::create_new(&path).unwrap();
     let root = File::open(tree).unwrap();
-    moat_image::erofs::write(std::os::fd::AsFd::as_fd(&root), &image, [0; 16]).unwrap();
+    moat_image::erofs::write(
+        std::os::fd::AsFd::as_fd(&root),
+        &image,
+        [0; 16],
+        moat_image::Ownership::Privileged,
+    )
+    .unwrap();
     path
 }

@@ -102,6 +102,28 @@ fn what_is_killed_leaves_nothing_that_is_not_mended() {
     scratch.assert_clean();
 }
 
+/// SIGKILL while layers become disks: what is there is whole, and the rest is made by who asks next.
+#[test]
+fn what_is_killed_while_it_makes_disks_leaves_none_that_is_half_made() {
+    let scratch = Scratch::new();
+    let image = load(&scratch.store, &layout(&scratch), &LoadSpec::default(), &silent).unwrap().remove(0);
+    let root = scratch.store.root().to_str().unwrap();
+    let disks: Vec<PathBuf> =
+        scratch.store.layer_paths(&image).iter().map(|folder| folder.with_file_name("erofs")).collect();
+    let mut killed = 0;
+    for call in numbers(40, 600) {
+        let output = killed_at(call, &[root, "erofs", "test.example/image:1"]);
+        killed += usize::from(!output.status.success() && output.stderr.is_empty());
+        assert_mended(&scratch.store, &format!("killed at {call}"));
+        done(Command::new(program()).args([root, "erofs", "test.example/image:1"]));
+        for disk in &disks {
+            std::fs::remove_file(disk).unwrap();
+        }
+    }
+    assert!(killed >= 10, "{killed} were killed");
+    scratch.assert_clean();
+}
+
 /// A file system that is too small: a sentence, and nothing that is not mended; with more room it goes on.
 #[test]
 fn a_full_disk_is_told_and_mended() {

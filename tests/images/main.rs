@@ -1,10 +1,10 @@
 //! Images of real tools through the store: what an overlay of Moat's layers shows is what umoci unpacks.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can not go on fails, and says where")]
 
+mod disks;
 mod equal;
 mod forms;
 mod harm;
-
 mod registry;
 mod rootless;
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symli
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use moat_image::erofs;
+use moat_image::{Ownership, erofs};
 use rustix::fs::{FileType, Mode, XattrFlags, lsetxattr, mknodat};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 
@@ -136,7 +136,8 @@ fn succeed(command: &mut Command) {
 /// Writes the tree to a file, and has fsck.erofs check it.
 fn written(root: &Path, image: &Path) -> erofs::Written {
     let file = File::options().read(true).write(true).create(true).truncate(true).open(image).unwrap();
-    let done = erofs::write(File::open(root).unwrap().as_fd(), &file, [3; 16]).unwrap();
+    let done =
+        erofs::write(File::open(root).unwrap().as_fd(), &file, [3; 16], Ownership::Privileged).unwrap();
     assert_eq!(file.metadata().unwrap().len(), done.bytes);
     succeed(Command::new("fsck.erofs").arg(image));
     done

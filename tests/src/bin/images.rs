@@ -82,6 +82,11 @@ fn run(words: &[&str]) -> Result<()> {
             let file = std::fs::File::create(path)?;
             save(&store, names, file)?;
         }
+        ("erofs", [name]) => {
+            for layer in &store.find(name)?.layers {
+                println!("{} {}", layer.chain_id, store.erofs(layer)?.metadata()?.len());
+            }
+        }
         ("list", []) => {
             for image in store.list()? {
                 let names: Vec<String> = image.names.iter().map(ToString::to_string).collect();

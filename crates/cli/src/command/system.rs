@@ -188,7 +188,7 @@ fn usage(engine: &Engine) -> Result<Vec<Row>> {
             "Images",
             images.images.len(),
             active,
-            images.layers_bytes + images.blobs_bytes,
+            images.layers_bytes + images.erofs_bytes + images.blobs_bytes,
             images.reclaimable_bytes,
         ),
         line(

@@ -15,7 +15,7 @@ pub(super) const SLOT: u64 = 32;
 /// Bytes of an extended inode.
 pub(super) const INODE: u64 = 64;
 pub(super) const SUPERBLOCK_OFFSET: u64 = 1024;
-const SUPERBLOCK: usize = 128;
+pub(super) const SUPERBLOCK: usize = 128;
 /// The first inode, the root's: the superblock has 16 bits for its `nid`.
 pub(super) const INODES_OFFSET: u64 = SUPERBLOCK_OFFSET + SUPERBLOCK as u64;
 
@@ -55,6 +55,12 @@ pub(super) fn superblock(layout: &Layout, uuid: [u8; 16]) -> Vec<u8> {
     block.extend(uuid);
     block.resize(SUPERBLOCK, 0);
     block
+}
+
+/// The size of an image as its superblock tells it; `None`: it is no superblock of ours.
+pub(super) fn described_bytes(superblock: &[u8; SUPERBLOCK]) -> Option<u64> {
+    let number = |at: usize| Some(u32::from_le_bytes(superblock.get(at..at + 4)?.try_into().ok()?));
+    (number(0)? == MAGIC).then_some(u64::from(number(36)?) * BLOCK)
 }
 
 /// An inode and its attributes.

@@ -27,6 +27,7 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 
+use crate::layer::Ownership;
 use crate::{Context, Error, Result};
 use format::BLOCK;
 use layout::Layout;
@@ -44,10 +45,12 @@ pub struct Written {
 /// Writes what is below `root` to `image`, from its beginning.
 ///
 /// `uuid` is the file system's own name (blkid(8) shows it). `image` should be empty; zeroes are left as
-/// holes. Errors: those of reading and writing, naming the path; a tree that EROFS cannot hold; a file
-/// that changed its size meanwhile.
-pub fn write(root: BorrowedFd<'_>, image: &File, uuid: [u8; 16]) -> Result<Written> {
-    let tree = Tree::read(root)?;
+/// holes. `ownership` says how the tree was made: what an ordinary user had to write down in another way
+/// becomes what root of the guest expects. Errors: those of reading and writing, naming the path; a tree
+/// that EROFS cannot hold; a file that changed its size meanwhile.
+pub fn write(root: BorrowedFd<'_>, image: &File, uuid: [u8; 16], ownership: Ownership) -> Result<Written> {
+    let mut tree = Tree::read(root)?;
+    tree.translate(ownership);
     let layout = Layout::of(&tree)?;
     let bytes = layout.blocks * BLOCK;
     image.set_len(bytes).context(|| "the image's size")?;
@@ -56,6 +59,17 @@ pub fn write(root: BorrowedFd<'_>, image: &File, uuid: [u8; 16]) -> Result<Writt
     let superblock = format::superblock(&layout, uuid);
     image.write_all_at(&superblock, format::SUPERBLOCK_OFFSET).context(|| "the superblock")?;
     Ok(Written { bytes, inodes: tree.nodes.len() as u64 })
+}
+
+/// Whether a file begins as an EROFS file system does, and is as long as that says.
+pub(crate) fn is_whole(image: &File) -> std::io::Result<bool> {
+    let mut superblock = [0; format::SUPERBLOCK];
+    let bytes = image.metadata()?.len();
+    if bytes < BLOCK {
+        return Ok(false);
+    }
+    image.read_exact_at(&mut superblock, format::SUPERBLOCK_OFFSET)?;
+    Ok(format::described_bytes(&superblock) == Some(bytes))
 }
 
 /// The inodes, each followed by its attributes and its tail. They stand in the order of the nodes.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use moat_linux::fs;
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat};
 
+use crate::layer::Ownership;
 use crate::{Context, Error, Result};
 
 /// An inode.
@@ -152,6 +153,25 @@ impl Tree {
         }
         self.nodes.push(made);
         Ok(index)
+    }
+
+    /// Turns what a user's store had to do in its own way into what it stands for: overlayfs's attributes have
+    /// another prefix there, and where all belongs to the caller it stands for root.
+    pub(super) fn translate(&mut self, ownership: Ownership) {
+        let (own, prefix) = (ownership.overlay_prefix(), Ownership::Privileged.overlay_prefix());
+        for node in &mut self.nodes {
+            if own != prefix {
+                for (name, _) in &mut node.attributes {
+                    if name.starts_with(own.as_bytes()) {
+                        name.splice(..own.len(), prefix.bytes());
+                    }
+                }
+                node.attributes.sort_unstable();
+            }
+            if ownership == Ownership::Caller {
+                (node.uid, node.gid) = (0, 0);
+            }
+        }
     }
 
     /// A regular file's data.

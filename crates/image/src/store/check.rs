@@ -158,6 +158,9 @@ impl Checker<'_> {
         for index in 0..record.layers.len() {
             self.layer(&record, index)?;
         }
+        for layer in &record.layers {
+            self.disk(&layer.chain_id, deep)?;
+        }
         Ok(())
     }
 
@@ -173,6 +176,16 @@ impl Checker<'_> {
         self.found(FindingKind::DamagedLayer, &folder, fault, || {
             replace_layer(store, &record.layers, index)?;
             Ok(Some("unpacked again".to_owned()))
+        })
+    }
+
+    /// A layer's file as a disk, which is made again when it is next asked for.
+    fn disk(&mut self, chain: &Digest, deep: bool) -> Result<()> {
+        let (store, path) = (self.store, self.store.erofs_path(chain));
+        let Some(fault) = store.erofs_fault(chain, deep)? else { return Ok(()) };
+        self.found(FindingKind::DamagedLayer, &path, fault, || {
+            std::fs::remove_file(&path).context(|| format!("remove {}", path.display()))?;
+            Ok(Some("removed; it is made again when it is needed".to_owned()))
         })
     }
 

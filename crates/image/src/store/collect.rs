@@ -160,6 +160,7 @@ impl Store {
                 continue;
             }
             garbage.bytes += self.layer_state(&chain).ok().flatten().map_or(0, |state| state.size_bytes);
+            garbage.bytes += self.erofs_bytes(&chain);
             let to = garbage.work.path().join(&name);
             std::fs::rename(self.layer_folder(&chain), &to)
                 .context(|| format!("remove the layer {chain}"))?;

@@ -7,6 +7,7 @@
 //! ROOT/holds/HOLDER -> ID   a workload that uses an image
 //! ROOT/layers/CHAIN/fs      a layer, ready to be a lowerdir; CHAIN is OCI's chain id
 //! ROOT/layers/CHAIN/layer.json
+//! ROOT/layers/CHAIN/erofs  the same as a disk of a microVM, once one has asked for it
 //! ROOT/blobs/DIGEST         configurations, manifests and compressed layers
 //! ROOT/work/...             what is under way, each folder locked by its process
 //! ```
@@ -22,6 +23,7 @@
 
 mod check;
 mod collect;
+mod disk;
 mod hold;
 mod names;
 mod record;

@@ -14,6 +14,8 @@ pub struct DiskUsage {
     pub images: Vec<ImageUsage>,
     /// Bytes of the files of all layers, each counted once.
     pub layers_bytes: u64,
+    /// Bytes of the layers that are disks, too.
+    pub erofs_bytes: u64,
     /// Bytes of all blobs: compressed layers, configurations and manifests.
     pub blobs_bytes: u64,
     /// Bytes that a prune of all images without a holder would give back.
@@ -59,8 +61,10 @@ impl Store {
         for name in folder_names(&self.root().join("layers"))? {
             let Some(chain) = Digest::from_hex(&name) else { continue };
             let bytes = self.layer_state(&chain)?.map_or(0, |state| state.size_bytes);
+            let erofs_bytes = self.erofs_bytes(&chain);
             usage.layers_bytes += bytes;
-            usage.reclaimable_bytes += if held_layers.contains(&chain) { 0 } else { bytes };
+            usage.erofs_bytes += erofs_bytes;
+            usage.reclaimable_bytes += if held_layers.contains(&chain) { 0 } else { bytes + erofs_bytes };
         }
         for name in folder_names(&self.root().join("blobs"))? {
             let path = self.root().join("blobs").join(&name);
