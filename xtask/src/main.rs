@@ -39,6 +39,10 @@ The project's own tools.
   cargo xtask kernel                builds the small kernel of microVMs, and prints its file
   cargo xtask bench runtime [--runs N] [--gate] [--json FILE]
                                     moat-runtime beside crun, runc and a bare C program
+  cargo xtask bench run [--runs N] [--gate] [--json FILE]
+                                    `moat run` and `moat exec` beside Podman's and Docker's
+  cargo xtask bench pull [--runs N] [--gate]
+                                    `moat pull` beside Podman's, and beside skopeo and umoci
 ";
 
 fn main() -> ExitCode {

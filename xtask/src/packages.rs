@@ -36,6 +36,9 @@ pub(crate) const BENCH_PULL: &[Package] = &[GCC, LIBC, REGISTRY, SKOPEO, UMOCI, 
 pub(crate) const LAB: &[Package] = &[QEMU, UTIL_LINUX, XZ];
 /// What `cargo xtask bench runtime` calls.
 pub(crate) const BENCH: &[Package] = &[BUSYBOX, GCC, LIBC, RUNC, CRUN, UTIL_LINUX];
+/// What `cargo xtask bench run` calls.
+pub(crate) const BENCH_RUN: &[Package] =
+    &[BUSYBOX, CRUN, PODMAN, UTIL_LINUX, package("docker.io", "a peer: its daemon and its client")];
 /// What `cargo xtask demo` calls.
 pub(crate) const DEMO: &[Package] = &[BUSYBOX];
 /// What `cargo xtask kernel` calls.

@@ -49,7 +49,7 @@ impl Course {
         let mark = format!("moat-bench-{}", std::process::id());
         let runc = command::find("runc").context("runc is not in PATH")?;
         let config = bundle::default_config(&runc, scratch)?;
-        let bundles = super::bundles(scratch, &config, &mark)?;
+        let bundles = super::runtime::bundles(scratch, &config, &mark)?;
         Ok(Self {
             scratch: scratch.to_owned(),
             floor: floor.to_owned(),
@@ -235,7 +235,7 @@ impl Drop for Course {
 }
 
 /// Runs a command that should say nothing; when it fails, its complaint is the error.
-fn silent(command: &mut Command) -> Result<()> {
+pub(super) fn silent(command: &mut Command) -> Result<()> {
     // A pipe for the complaint would have to be emptied; the file is only read on failure.
     let complaint = tempfile()?;
     let reader = complaint.try_clone().context("cannot share a temporary file")?;

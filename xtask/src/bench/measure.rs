@@ -4,8 +4,6 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::contender::Contender;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unit {
     Ms,
@@ -48,25 +46,25 @@ pub(super) struct Figures {
 }
 
 impl Figures {
-    pub(super) fn add(&mut self, course: &'static str, unit: Unit, one: &Contender, value: f64) {
-        let same = |sample: &&mut Sample| sample.course == course && sample.contender == one.name;
+    pub(super) fn add(&mut self, course: &'static str, unit: Unit, contender: &'static str, value: f64) {
+        let same = |sample: &&mut Sample| sample.course == course && sample.contender == contender;
         if let Some(sample) = self.samples.iter_mut().find(same) {
             sample.values.push(value);
             return;
         }
-        self.samples.push(Sample { course, unit, contender: one.name, values: vec![value] });
+        self.samples.push(Sample { course, unit, contender, values: vec![value] });
     }
 
     pub(super) fn time(
         &mut self,
         course: &'static str,
-        one: &Contender,
+        contender: &'static str,
         action: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let start = Instant::now();
         action()?;
         let ms = start.elapsed().as_secs_f64() * 1e3;
-        self.add(course, Unit::Ms, one, ms);
+        self.add(course, Unit::Ms, contender, ms);
         Ok(())
     }
 
@@ -91,12 +89,12 @@ impl Figures {
 /// Everybody once in each round, in an order that chance decides but that repeats from run to
 /// run: what one contender leaves behind (a kernel that is still busy taking a namespace apart, a
 /// grace period that has just ended) then meets each of the others equally often.
-pub(super) fn turns(
+pub(super) fn turns<C>(
     rounds: usize,
-    contenders: &[&Contender],
-    mut turn: impl FnMut(&Contender) -> Result<()>,
+    contenders: &[&C],
+    mut turn: impl FnMut(&C) -> Result<()>,
 ) -> Result<()> {
-    let mut order: Vec<&Contender> = contenders.to_vec();
+    let mut order: Vec<&C> = contenders.to_vec();
     let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
     for _ in 0..rounds {
         chance.shuffle(&mut order);

@@ -18,15 +18,15 @@ pub(super) fn inside() -> bool {
     std::env::var_os(MARK).is_some()
 }
 
-/// Runs this program once more, in a new mount namespace.
-pub(super) fn enter(runtime: &Path, arguments: &[String]) -> Result<ExitCode> {
+/// Runs this program once more, in a new mount namespace. `program` is what is measured, and `flag` says so.
+pub(super) fn enter(arguments: &[String], flag: &str, program: &Path) -> Result<ExitCode> {
     if !rustix::process::geteuid().is_root() {
-        bail!("the benchmark of the runtime needs root: it makes namespaces and cgroups");
+        bail!("this benchmark needs root: it makes namespaces and cgroups");
     }
     let me = std::env::current_exe().context("cannot find this program's own file")?;
     let mut again = Command::new("unshare");
     again.args(["--mount", "--propagation", "private", "--"]).arg(me).arg("bench");
-    again.args(arguments).arg("--runtime").arg(runtime).env(MARK, "1");
+    again.args(arguments).arg(flag).arg(program).env(MARK, "1");
     let status = command::status(&mut again)?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -41,8 +41,13 @@ pub(super) fn settle() -> Result<()> {
     }
     unmount(UNIFIED, UnmountFlags::DETACH).with_context(|| format!("cannot unmount {UNIFIED}"))?;
     // crun makes its folder there all the same, and it must not stay in the host's tmpfs.
-    mount("none", UNIFIED, "tmpfs", MountFlags::empty(), c"mode=755")
-        .with_context(|| format!("cannot cover {UNIFIED}"))
+    cover(UNIFIED)
+}
+
+/// Puts an empty file system over a folder in which programs leave things under names that they share.
+pub(super) fn cover(folder: &str) -> Result<()> {
+    mount("none", folder, "tmpfs", MountFlags::empty(), c"mode=755")
+        .with_context(|| format!("cannot cover {folder}"))
 }
 
 /// Puts the state of every contender in memory, as /run is on most hosts: what is measured is then no disk.

@@ -2,51 +2,93 @@
 
 use std::fmt::Write;
 
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use super::Options;
 use super::measure::{Figures, Unit};
 
 /// The order of the lines; measured they are in an order that changes.
-const ORDER: [&str; 4] = ["floor", "moat", "crun", "runc"];
+const ORDER: [&str; 6] = ["floor", "moat", "crun", "runc", "podman", "docker"];
 
-/// A promise: moat's median is at most so many times another's.
-struct Limit {
-    course: &'static str,
-    than: &'static str,
-    factor: f64,
+/// A promise about moat's median.
+pub(super) struct Limit {
+    pub(super) course: &'static str,
+    pub(super) bound: Bound,
 }
 
-const LIMITS: &[Limit] = &[
-    Limit { course: "run", than: "crun", factor: 0.5 },
-    Limit { course: "run", than: "runc", factor: 0.2 },
-    Limit { course: "run", than: "floor", factor: 2.5 },
-    Limit { course: "100 containers, 8 at a time", than: "crun", factor: 0.5 },
-    Limit { course: "peak memory of run", than: "crun", factor: 1.0 },
-    Limit { course: "exec", than: "crun", factor: 0.5 },
-];
+pub(super) enum Bound {
+    /// At most so many times another's median.
+    Of(f64, &'static str),
+    /// At most so much, in the unit of the course.
+    Value(f64),
+}
 
-pub(super) struct Verdict {
+/// Moat's median is at most so many times another's.
+pub(super) const fn limit(course: &'static str, factor: f64, than: &'static str) -> Limit {
+    Limit { course, bound: Bound::Of(factor, than) }
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.bound {
+            Bound::Of(factor, than) => write!(to, "{}: at most {factor:.3} of {than}'s", self.course),
+            Bound::Value(value) => write!(to, "{}: at most {value}", self.course),
+        }
+    }
+}
+
+struct Verdict {
     limit: &'static Limit,
     /// Nothing when one of the two was not measured.
     measured: Option<f64>,
 }
 
 impl Verdict {
-    pub(super) fn passed(&self) -> bool {
-        self.measured.is_some_and(|measured| measured <= self.limit.factor)
+    fn passed(&self) -> bool {
+        let (Bound::Of(most, _) | Bound::Value(most)) = self.limit.bound;
+        self.measured.is_some_and(|measured| measured <= most)
     }
 }
 
-pub(super) fn verdicts(figures: &Figures) -> Vec<Verdict> {
+fn verdicts(figures: &Figures, limits: &'static [Limit]) -> Vec<Verdict> {
     let verdict = |limit: &'static Limit| {
         let moat = figures.median(limit.course, "moat");
-        let other = figures.median(limit.course, limit.than);
-        Verdict { limit, measured: moat.zip(other).map(|(moat, other)| moat / other) }
+        let measured = match limit.bound {
+            Bound::Of(_, than) => {
+                moat.zip(figures.median(limit.course, than)).map(|(moat, other)| moat / other)
+            }
+            Bound::Value(_) => moat,
+        };
+        Verdict { limit, measured }
     };
-    LIMITS.iter().map(verdict).collect()
+    limits.iter().map(verdict).collect()
 }
 
-pub(super) fn table(figures: &Figures) -> String {
+/// Prints the figures, one run step by step, and which limits hold; writes them where that was asked for.
+pub(super) fn publish(
+    figures: &Figures,
+    promised: &'static [Limit],
+    explained: Option<(&str, String)>,
+    options: &Options,
+) -> Result<ExitCode> {
+    print!("{}", table(figures));
+    if let Some((title, waterfall)) = explained {
+        println!("\nOne `{title}`:\n{}", waterfall.trim_end());
+    }
+    let verdicts = verdicts(figures, promised);
+    print!("\n{}", limits(&verdicts));
+    if let Some(file) = &options.json {
+        std::fs::write(file, json(figures, &verdicts).to_string())
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let kept = verdicts.iter().all(Verdict::passed);
+    Ok(if options.gate && !kept { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn table(figures: &Figures) -> String {
     let mut text =
         format!("{:<29}{:<7}{:>10}{:>10}{:>6}{:>10}\n", "course", "who", "median", "p90", "n", "moat is");
     for course in figures.courses() {
@@ -75,21 +117,20 @@ pub(super) fn table(figures: &Figures) -> String {
     text
 }
 
-pub(super) fn limits(verdicts: &[Verdict]) -> String {
+fn limits(verdicts: &[Verdict]) -> String {
     let mut text = String::new();
     for verdict in verdicts {
-        let Limit { course, than, factor } = verdict.limit;
         let word = if verdict.passed() { "PASS" } else { "FAIL" };
         let measured = match verdict.measured {
-            Some(measured) => format!("{measured:.2}"),
+            Some(measured) => format!("{measured:.3}"),
             None => "not measured".to_owned(),
         };
-        let _ = writeln!(text, "{word}  {course}: at most {factor} of {than}'s: {measured}");
+        let _ = writeln!(text, "{word}  {}: {measured}", verdict.limit);
     }
     text
 }
 
-pub(super) fn json(figures: &Figures, verdicts: &[Verdict]) -> Value {
+fn json(figures: &Figures, verdicts: &[Verdict]) -> Value {
     let sample = |sample: &super::measure::Sample| {
         json!({
             "course": sample.course,
@@ -102,9 +143,7 @@ pub(super) fn json(figures: &Figures, verdicts: &[Verdict]) -> Value {
     };
     let verdict = |verdict: &Verdict| {
         json!({
-            "course": verdict.limit.course,
-            "than": verdict.limit.than,
-            "at_most": verdict.limit.factor,
+            "limit": verdict.limit.to_string(),
             "measured": verdict.measured,
             "passed": verdict.passed(),
         })
