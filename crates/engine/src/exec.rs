@@ -56,7 +56,8 @@ impl Workload {
     /// Errors: it does not run; the program can not be run ([`crate::ErrorKind`] says why).
     pub fn exec(&self, spec: &ExecSpec) -> Result<ExecProcess> {
         let name = spec.command.join(" ");
-        let process = self.exec_config(spec)?;
+        let facts = HostFacts::detect(Host::detect()?)?;
+        let process = self.exec_config(spec, &facts)?;
         self.tell(Action::ExecCreate, &[("execCommand", name.clone())])?;
         let streams = Streams::replace(spec)?;
         let built = container::exec(
@@ -64,7 +65,7 @@ impl Workload {
             &sandbox_id(self)?,
             &process,
             &ExecOptions::default(),
-            &Host::detect()?,
+            &facts.sandbox,
             false,
             &mut Recorder::new(false, None),
         );
@@ -74,7 +75,7 @@ impl Workload {
         Ok(ExecProcess { running, workload: self.clone(), name })
     }
 
-    fn exec_config(&self, spec: &ExecSpec) -> Result<moat_model::oci::Process> {
+    fn exec_config(&self, spec: &ExecSpec, facts: &HostFacts) -> Result<moat_model::oci::Process> {
         let state = self.state()?;
         match state.status {
             moat_model::workload::Status::Running => {}
@@ -106,9 +107,8 @@ impl Workload {
             tty: spec.tty,
             privileged: spec.privileged,
         };
-        let facts = HostFacts::detect(Host::detect()?)?;
         let image = &self.image()?.config.config;
-        let mut process = oci::exec_process(&wish, &first, (self.spec(), image), &facts, identity.as_ref())?;
+        let mut process = oci::exec_process(&wish, &first, (self.spec(), image), facts, identity.as_ref())?;
         if let (true, Some((height, width))) = (spec.tty, spec.size) {
             process.console_size = Some(moat_model::oci::ConsoleSize { height, width });
         }
