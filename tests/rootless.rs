@@ -1,80 +1,27 @@
 //! Containers of an ordinary user.
-//!
-//! The user exists only in a private mount namespace, where copies of /etc/passwd, /etc/subuid and so on
-//! are bound over the machine's. There a shell changes to that user and calls the runtime.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can not go on fails, and says where")]
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
-use moat_tests::{Bundle, leftovers, program};
+use moat_tests::{Bundle, Home, leftovers, program};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 const USER: u32 = 48_213;
-const FIRST_SUBORDINATE: u32 = 900_000;
 
-/// What the user owns: a copy of the runtime, a state root, bundles.
-struct Home {
-    folder: TempDir,
+/// The user with the built runtime; `$R` in a script is that, with a state root.
+fn new_home() -> Home {
+    Home::new(USER, &[&program()]).define("R", "$PWD/moat-runtime --root $PWD/state")
 }
 
-impl Home {
-    fn new() -> Self {
-        let open = std::fs::Permissions::from_mode(0o755);
-        let folder = tempfile::Builder::new().prefix("moat-home-").permissions(open).tempdir().unwrap();
-        let home = Self { folder };
-        std::fs::copy(program(), home.path("moat-runtime")).unwrap();
-        for (file, line) in [
-            ("passwd", format!("moatling:x:{USER}:{USER}::/:/bin/sh\n")),
-            ("group", format!("moatling:x:{USER}:\n")),
-            ("subuid", format!("moatling:{FIRST_SUBORDINATE}:65536\n")),
-            ("subgid", format!("moatling:{FIRST_SUBORDINATE}:65536\n")),
-        ] {
-            let before = std::fs::read_to_string(Path::new("/etc").join(file)).unwrap_or_default();
-            std::fs::write(home.path(file), before + &line).unwrap();
-        }
-        std::os::unix::fs::chown(home.folder.path(), Some(USER), Some(USER)).unwrap();
-        home
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// A line of shell as that user; `$R` is the runtime with its state root.
-    fn shell(&self, script: &str) -> Output {
-        let home = self.folder.path().display();
-        let prepare = format!(
-            "for file in passwd group subuid subgid; do \
-               [ -e /etc/$file ] || continue; mount --bind {home}/$file /etc/$file; \
-             done; \
-             exec setpriv --reuid {USER} --regid {USER} --clear-groups sh -ec \"$1\""
-        );
-        let script = format!("cd {home}; R='{home}/moat-runtime --root {home}/state'; {script}");
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private", "sh", "-ec", &prepare, "sh", &script]);
-        command.env_remove("XDG_RUNTIME_DIR").output().unwrap()
-    }
-
-    #[track_caller]
-    fn succeeds(&self, script: &str) -> String {
-        let output = self.shell(script);
-        assert!(output.status.success(), "{script}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// A bundle that belongs to the user, in a user namespace with these mappings.
-    fn bundle(&self, bundle: &mut Bundle, mappings: &Value) {
-        bundle.set("/linux/uidMappings", mappings.clone()).set("/linux/gidMappings", mappings.clone());
-        bundle.push("/linux/namespaces", json!({ "type": "user" }));
-        bundle.remove("/linux/resources");
-        let owner = format!("{USER}:{USER}");
-        let owned = Command::new("chown").args(["-R", "-h", &owner]).arg(bundle.path()).status().unwrap();
-        assert!(owned.success());
-    }
+/// A bundle that belongs to the user, in a user namespace with these mappings.
+fn give(bundle: &mut Bundle, mappings: &Value) {
+    bundle.set("/linux/uidMappings", mappings.clone()).set("/linux/gidMappings", mappings.clone());
+    bundle.push("/linux/namespaces", json!({ "type": "user" }));
+    bundle.remove("/linux/resources");
+    let owner = format!("{USER}:{USER}");
+    let owned = Command::new("chown").args(["-R", "-h", &owner]).arg(bundle.path()).status().unwrap();
+    assert!(owned.success());
 }
 
 fn single() -> Value {
@@ -84,7 +31,7 @@ fn single() -> Value {
 fn ranges() -> Value {
     json!([
         { "containerID": 0, "hostID": USER, "size": 1 },
-        { "containerID": 1, "hostID": FIRST_SUBORDINATE, "size": 65536 },
+        { "containerID": 1, "hostID": Home::FIRST_SUBORDINATE, "size": 65536 },
     ])
 }
 
@@ -92,15 +39,15 @@ fn ranges() -> Value {
 const NAMESPACES: &str = "for kind in user mnt pid uts ipc net cgroup; do readlink /proc/self/ns/$kind; done";
 
 fn life(mappings: &Value, prepare: impl FnOnce(&mut Bundle)) {
-    let home = Home::new();
+    let home = new_home();
     let mut bundle = Bundle::shell("trap 'exit 9' TERM; while :; do sleep 0.05; done");
     if mappings == &single() {
         // Group 5 of devpts can only be had where it is mapped.
         bundle.remove_mount("/dev/pts");
     }
     prepare(&mut bundle);
-    home.bundle(&mut bundle, mappings);
-    let id = format!("moat-rootless-{}x", home.folder.path().file_name().unwrap().to_str().unwrap());
+    give(&mut bundle, mappings);
+    let id = format!("moat-rootless-{}x", home.path("").file_name().unwrap().to_str().unwrap());
     let bundle_path = bundle.path().display().to_string();
     home.succeeds(&format!(
         "$R create --bundle {bundle_path} {id} >out 2>&1 </dev/null || {{ cat out >&2; exit 1; }}"
@@ -147,13 +94,13 @@ fn a_container_with_ranges_of_ids() {
 
 #[test]
 fn the_ids_of_a_range_are_the_subordinate_ones() {
-    let home = Home::new();
+    let home = new_home();
     let mut bundle =
         Bundle::shell("echo > /tmp/file; chown 1000:1001 /tmp/file; stat -c '%u %g' /tmp/file; id");
     bundle.set("/root/readonly", json!(false));
     let all = json!(["CAP_CHOWN"]);
     bundle.set("/process/capabilities", json!({ "bounding": all, "effective": all, "permitted": all }));
-    home.bundle(&mut bundle, &ranges());
+    give(&mut bundle, &ranges());
     let said = home.succeeds(&format!(
         "$R run --bundle {} moat-ranges-{}x",
         bundle.path().display(),
@@ -162,15 +109,15 @@ fn the_ids_of_a_range_are_the_subordinate_ones() {
     assert!(said.starts_with("1000 1001\nuid=0(root) gid=0(root)"), "{said}");
     use std::os::unix::fs::MetadataExt;
     let file = std::fs::metadata(bundle.rootfs().join("tmp/file")).unwrap();
-    assert_eq!((file.uid(), file.gid()), (FIRST_SUBORDINATE + 999, FIRST_SUBORDINATE + 1000));
+    assert_eq!((file.uid(), file.gid()), (Home::FIRST_SUBORDINATE + 999, Home::FIRST_SUBORDINATE + 1000));
 }
 
 /// The configuration that `spec --rootless` proposes runs as it is.
 #[test]
 fn the_proposed_configuration_runs() {
-    let home = Home::new();
+    let home = new_home();
     let mut bundle = Bundle::new(&["true"]);
-    home.bundle(&mut bundle, &single());
+    give(&mut bundle, &single());
     let id = format!("moat-proposed-{}x", std::process::id());
     let said = home.succeeds(&format!(
         "mkdir b; cd b; $R spec --rootless; cp -a {}/rootfs .; \
@@ -184,10 +131,10 @@ fn the_proposed_configuration_runs() {
 /// A range that nobody granted is refused with the words of newuidmap(1), and nothing stays.
 #[test]
 fn a_range_that_is_not_granted_is_refused() {
-    let home = Home::new();
+    let home = new_home();
     let mut bundle = Bundle::new(&["true"]);
     let mappings = json!([{ "containerID": 0, "hostID": USER, "size": 1 }, { "containerID": 1, "hostID": 1, "size": 10 }]);
-    home.bundle(&mut bundle, &mappings);
+    give(&mut bundle, &mappings);
     let id = format!("moat-refused-{}x", std::process::id());
     let output = home.shell(&format!("$R run --bundle {} {id}", bundle.path().display()));
     let said = String::from_utf8(output.stderr).unwrap();
@@ -202,7 +149,7 @@ fn a_range_that_is_not_granted_is_refused() {
 /// Without a user namespace an ordinary user has nothing to build with.
 #[test]
 fn a_user_namespace_is_needed() {
-    let home = Home::new();
+    let home = new_home();
     let bundle = Bundle::new(&["true"]);
     let output = home.shell(&format!("$R run --bundle {} moat-needed", bundle.path().display()));
     let said = String::from_utf8(output.stderr).unwrap();

@@ -11,6 +11,7 @@ mod formats;
 mod images;
 mod life;
 mod messages;
+mod rootless;
 mod run;
 mod shell;
 mod streams;

@@ -13,6 +13,7 @@
 
 mod bundle;
 mod guest;
+mod home;
 mod lab;
 mod layers;
 mod leftovers;
@@ -24,6 +25,7 @@ mod tree;
 
 pub use bundle::{Bundle, default_config, make_root};
 pub use guest::GuestKernel;
+pub use home::Home;
 pub use lab::{in_lab, run_in_lab, run_in_lab_with};
 pub use layers::{LayerTar, TarEntry, header, oci_layout, plain_layout};
 pub use leftovers::leftovers;

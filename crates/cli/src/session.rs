@@ -33,14 +33,22 @@ impl Session {
     /// The engine, for a command that starts something: what a workload comes near runs from a file that can not
     /// be written. This may execute the program again, so it comes before anything that is not to be done twice.
     pub(crate) fn engine_to_start(&self) -> Result<Engine> {
+        let roots = self.roots()?;
+        moat_engine::rootless::enter(&roots)?;
         moat_engine::protect().map_err(|error| Failure::new(error.to_string()))?;
-        self.engine()
+        Ok(Engine::open(&roots)?)
     }
 
-    /// The engine of the roots.
+    /// The engine of the roots. An ordinary user's process becomes root within a user namespace, for which the
+    /// program is executed again: it comes before anything that is not to be done twice.
     pub(crate) fn engine(&self) -> Result<Engine> {
-        let roots = Roots::find(self.global.root.as_deref(), self.global.run_root.as_deref())?;
+        let roots = self.roots()?;
+        moat_engine::rootless::enter(&roots)?;
         Ok(Engine::open(&roots)?)
+    }
+
+    fn roots(&self) -> Result<Roots> {
+        Ok(Roots::find(self.global.root.as_deref(), self.global.run_root.as_deref())?)
     }
 }
 

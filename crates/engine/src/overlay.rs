@@ -19,8 +19,9 @@ use crate::{Context, Error, Result};
 
 /// The upper directory is read as it is, by `diff` and `commit`: it holds whole files and no references to layers,
 /// whatever the kernel's defaults are.
-const PLAIN: [(&str, &str); 4] =
-    [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off"), ("xino", "off")];
+const PLAIN: [(&str, &str); 2] = [("index", "off"), ("xino", "off")];
+/// As well, but `userxattr` implies them, and does not go with them.
+const PLAIN_OF_ROOT: [(&str, &str); 2] = [("redirect_dir", "off"), ("metacopy", "off")];
 
 /// What is put on top of what.
 #[derive(Clone, Debug)]
@@ -63,13 +64,18 @@ impl Overlay<'_> {
             context.set("upperdir", &escaped(text(upper)?))?;
             context.set("workdir", &escaped(text(work)?))?;
         }
-        for (key, value) in PLAIN {
+        for (key, value) in self.plain() {
             context.set(key, value)?;
         }
         for flag in self.flags() {
             context.set_flag(flag)?;
         }
         Ok(Some(context.mount(0)?))
+    }
+
+    fn plain(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let of_root = PLAIN_OF_ROOT.iter().filter(|_| !self.user_xattr);
+        PLAIN.iter().chain(of_root).copied()
     }
 
     fn flags(&self) -> impl Iterator<Item = &'static str> {
@@ -91,7 +97,7 @@ impl Overlay<'_> {
                 kept.push(fd);
             }
         }
-        PLAIN.iter().for_each(|(key, value)| options.push_str(&format!(",{key}={value}")));
+        self.plain().for_each(|(key, value)| options.push_str(&format!(",{key}={value}")));
         self.flags().for_each(|flag| options.push_str(&format!(",{flag}")));
         if options.len() >= 4096 {
             return Err(Error::invalid(format!(

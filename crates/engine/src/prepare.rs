@@ -33,6 +33,9 @@ pub(crate) fn configure(launch: &Launch, root: &Path, network: &Network, first_s
     let user = spec.user.as_deref().unwrap_or(&image.user);
     let identity = user::look_up(opened.as_fd(), user, &spec.group_add)?;
     let maps = launch.id_maps()?;
+    if maps.is_none() && facts.sandbox.in_user_namespace {
+        crate::rootless::check_identity(&identity)?;
+    }
     let volumes = launch.engine.volumes();
     let wanted = launch.folder.mounts()?;
     let parts = launch.engine.roots().parts_point();

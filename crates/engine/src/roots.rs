@@ -43,7 +43,7 @@ impl Roots {
             (Some(path), _) => absolute(path)?,
             (None, Some(_)) => data_root.join("run"),
             (None, None) if root => PathBuf::from("/run/moat"),
-            (None, None) => user_run()?,
+            (None, None) => user_run().unwrap_or_else(|| data_root.join("run")),
         };
         Ok(Self { data: data_root, run: run_root })
     }
@@ -119,12 +119,10 @@ fn user_data() -> Result<PathBuf> {
     }
 }
 
-fn user_run() -> Result<PathBuf> {
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty()) {
-        Some(folder) => Ok(PathBuf::from(folder).join("moat")),
-        None => Err(Error::new("XDG_RUNTIME_DIR is not set")
-            .hint("log in so that a session is made, or name a folder for sockets with --run-root")),
-    }
+/// Where there is no session, sockets lie below the data, as with a root that was named.
+fn user_run() -> Option<PathBuf> {
+    let folder = std::env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty())?;
+    Some(PathBuf::from(folder).join("moat"))
 }
 
 fn check(root: &Path, found: &std::fs::Metadata) -> Result<()> {

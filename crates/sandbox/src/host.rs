@@ -15,6 +15,8 @@ pub struct Host {
     pub group: u32,
     /// Whether the runtime itself runs inside a user namespace that is not the initial one.
     pub in_user_namespace: bool,
+    /// Whether setgroups(2) is denied to everybody in this user namespace, user_namespaces(7).
+    pub groups_denied: bool,
     /// The cgroup hierarchies.
     pub cgroups: cgroup::Layout,
     /// The bounding set: no container gets more.
@@ -34,6 +36,8 @@ impl Host {
             user: moat_linux::credentials::effective_user(),
             group: moat_linux::credentials::effective_group(),
             in_user_namespace,
+            groups_denied: in_user_namespace
+                && std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"deny")),
             cgroups: cgroup::detect()?,
             bounding: capability::bounding(),
             apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")

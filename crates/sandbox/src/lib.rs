@@ -27,3 +27,4 @@ pub mod step;
 pub mod tree;
 
 pub use error::{Context, Error, Result};
+pub use launch::map_ids;

@@ -48,6 +48,7 @@ fn hosts() -> [Host; 3] {
         user,
         group: user,
         in_user_namespace: false,
+        groups_denied: false,
         cgroups,
         bounding: Set(0x1ff_feff_ffff),
         apparmor: user == 0,

@@ -166,6 +166,7 @@ fn prepare(launch: &Launch) -> Result<(OwnedFd, OwnedFd)> {
     let folder = &launch.folder;
     sys::unshare(namespace::MOUNT).context(|| "a mount namespace for the monitor")?;
     folder.make_run()?;
+    crate::rootless::note(launch.engine.roots(), ProcessState::of(std::process::id().cast_signed()))?;
     crate::roots::make_folder(&launch.mount_point).context(|| launch.mount_point.display().to_string())?;
     make_private(&launch.mount_point)?;
     let run = fs::open(&folder.run, OFlags::PATH | OFlags::DIRECTORY)?;
@@ -274,6 +275,9 @@ impl<'a> Monitor<'a> {
         self.began = Instant::now();
         self.state.status = Status::Running;
         self.state.process = ProcessState::of(process.pid);
+        if self.launch.id_maps()?.is_none() {
+            crate::rootless::note(self.launch.engine.roots(), self.state.process)?;
+        }
         self.state.started = Some(Timestamp::now());
         self.state.exit = None;
         self.state.oom_victims.clear();

@@ -20,6 +20,8 @@ pub struct HostFacts {
     pub host_name: String,
     /// Whether the kernel can limit swap.
     pub swap_limit: bool,
+    /// Whether the group `tty` of Linux, 5, is one that this process may give files to.
+    pub terminal_group: bool,
     /// How many processors are online.
     pub processors: u32,
 }
@@ -34,6 +36,7 @@ impl HostFacts {
         Ok(Self {
             swap_limit: can_limit_swap(&sandbox.cgroups),
             sandbox,
+            terminal_group: crate::rootless::is_mapped("/proc/self/gid_map", 5)?,
             architecture: moat_sandbox::seccomp::native_architecture().to_owned(),
             kernel: version(&release),
             host_name: name.trim_end().to_owned(),

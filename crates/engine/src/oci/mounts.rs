@@ -145,20 +145,36 @@ fn defaults(inputs: &Inputs<'_>) -> Vec<Mount> {
     let strict = ["nosuid", "noexec", "nodev"];
     let access = if spec.privileged { "rw" } else { "ro" };
     let mapped = inputs.id_maps.is_some();
+    let rootless = !inputs.host.rootful();
     let mut found = Vec::new();
-    // A new /proc or /sys belongs to the namespace that it shows, and only its owner may mount it.
-    if mapped && spec.pid != NamespaceMode::Private {
+    // A new /proc or /sys belongs to the namespace that it shows, and only its owner may mount it. All workloads of an
+    // ordinary user belong to one owner.
+    let foreign_pid = match spec.pid {
+        NamespaceMode::Private => false,
+        NamespaceMode::Container(_) => mapped,
+        NamespaceMode::Host => mapped || rootless,
+    };
+    let foreign_network = match spec.network.mode {
+        NetworkMode::None | NetworkMode::Bridge => false,
+        NetworkMode::Container(_) => mapped,
+        NetworkMode::Host | NetworkMode::Path(_) => mapped || rootless,
+    };
+    if foreign_pid {
         found.push(mount("/proc", "bind", "/proc", &[&strict[..], &["rbind"]].concat()));
     } else {
         found.push(mount("/proc", "proc", "proc", &strict));
     }
     found.push(mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]));
     let mut pts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
-    if inputs.id_maps.is_none_or(|maps| IdMaps::outside(&maps.gids, 5).is_some()) {
+    let terminal_group = match inputs.id_maps {
+        Some(maps) => IdMaps::outside(&maps.gids, 5).is_some(),
+        None => inputs.host.terminal_group,
+    };
+    if terminal_group {
         pts.push("gid=5"); // tty, so that write(1) works
     }
     found.push(mount("/dev/pts", "devpts", "devpts", &pts));
-    if mapped && !matches!(spec.network.mode, NetworkMode::None | NetworkMode::Bridge) {
+    if foreign_network {
         found.push(mount("/sys", "bind", "/sys", &[&strict[..], &["rbind", access]].concat()));
     } else {
         found.push(mount("/sys", "sysfs", "sysfs", &[&strict[..], &[access]].concat()));

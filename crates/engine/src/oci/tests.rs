@@ -28,6 +28,7 @@ pub(crate) fn facts() -> HostFacts {
             user: 0,
             group: 0,
             in_user_namespace: false,
+            groups_denied: false,
             cgroups: Layout::Unified(unified),
             bounding: Set((1 << NAMES.len()) - 1),
             apparmor: false,
@@ -37,6 +38,7 @@ pub(crate) fn facts() -> HostFacts {
         kernel: (6, 18),
         host_name: "stronghold".to_owned(),
         swap_limit: true,
+        terminal_group: true,
         processors: 2,
     }
 }

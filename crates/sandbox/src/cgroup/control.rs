@@ -144,7 +144,8 @@ impl CgroupState {
             return wait_frozen(group);
         }
         let Some(group) = self.legacy_with("freezer") else {
-            return Err(Error::new("the container has no cgroup with a freezer, so it can not be paused"));
+            return Err(Error::new("the container has no cgroup with a freezer, so it can not be paused")
+                .hint("ordinary users have control groups where cgroup v2 is all there is and systemd gives them some"));
         };
         let state = group.file("freezer.state");
         let mut patience = Patience::new(FREEZE_PATIENCE);

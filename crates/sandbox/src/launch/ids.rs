@@ -12,7 +12,12 @@ use super::Building;
 use crate::step::MountIdMapping;
 use crate::{Context, Error, Result};
 
-pub(super) fn map_ids(
+/// Writes the id maps of a process that is in a new user namespace: by newuidmap(1) and newgidmap(1) with `helpers`,
+/// which map what /etc/subuid and /etc/subgid grant. `deny_setgroups` is what user_namespaces(7) demands of who maps
+/// a group without privilege.
+///
+/// Errors: a map that is refused; a helper that is missing.
+pub fn map_ids(
     pid: i32,
     uids: &[IdMapping],
     gids: &[IdMapping],

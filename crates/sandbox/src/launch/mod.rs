@@ -13,7 +13,8 @@ use moat_linux::process::{self as sys, Clone3, Forked, namespace};
 use moat_linux::{Errno, credentials, net};
 use moat_model::oci;
 
-use ids::{map_ids, map_mount};
+pub use ids::map_ids;
+use ids::map_mount;
 
 use crate::apply::{self, Init};
 use crate::cgroup::CgroupState;

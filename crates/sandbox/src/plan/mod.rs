@@ -220,10 +220,10 @@ fn clone_steps(steps: &mut Steps, linux: &oci::Linux, namespaces: &Namespaces, h
     }
 }
 
-/// Whether setgroups(2) works inside: not where the group map was written without privilege.
+/// Whether setgroups(2) works inside: not where the group map was written without privilege, be it now or earlier.
 fn groups_allowed(linux: &oci::Linux, host: &Host) -> bool {
     let one = |maps: &[IdMapping]| matches!(maps, [map] if map.size == 1);
-    host.user == 0 || !(one(&linux.uid_mappings) && one(&linux.gid_mappings))
+    !host.groups_denied && (host.user == 0 || !(one(&linux.uid_mappings) && one(&linux.gid_mappings)))
 }
 
 /// What the runtime does to the process from outside, while init is at work.
