@@ -9,6 +9,7 @@
 mod files;
 mod formats;
 mod images;
+mod kernels;
 mod life;
 mod messages;
 mod rootless;

@@ -30,15 +30,16 @@ const fn room(
 /// Every crate of the workspace. `never` also names libraries.
 const ROOMS: &[Room] = &[
     room(1, "hello", &[], &[]),
+    room(1, "initramfs", &[], &["linux", "model"]),
     room(1, "linux", &[], &["model"]),
     room(1, "model", &[], &["linux"]),
     room(2, "image", &["hello", "linux", "model"], &["sandbox"]),
     room(2, "net", &["linux", "model"], &["engine"]),
     room(2, "sandbox", &["linux", "model"], &["tokio", "engine", "net", "image"]),
-    room(2, "vmm", &["linux", "model"], &["tokio", "image", "net", "engine", "sandbox"]),
+    room(2, "vmm", &["initramfs", "linux", "model"], &["tokio", "image", "net", "engine", "sandbox"]),
     room(3, "agent", &["linux", "model", "sandbox"], &["engine", "image", "net"]),
     // The engine starts moat-vmm; it never links it.
-    room(3, "engine", &["image", "linux", "model", "net", "sandbox"], &["api", "cli", "vmm"]),
+    room(3, "engine", &["image", "initramfs", "linux", "model", "net", "sandbox"], &["api", "cli", "vmm"]),
     room(4, "api", &["engine", "model"], &["vmm"]),
     room(4, "shim", &["engine", "model"], &["vmm"]),
     room(5, "cli", &["api", "engine", "linux", "model"], &[]),

@@ -10,6 +10,7 @@
 //! | a socket folder, or the sandbox's state, without a workload that runs | the monitor was killed | both are removed, with the control groups |
 //! | a hold of a workload that does not exist | `rm` was killed | it is released |
 //! | a volume that is half made or half removed, or is held for a workload that does not exist | `create`, `rm` or `volume rm` was killed | folder or hold are removed |
+//! | a kernel that is half there, or a chosen one that is not | `kernel import` or `kernel rm` was killed | it is removed |
 //! | half-written files `*.PID` | a writer was killed | they are deleted |
 //!
 //! What is being worked on in this moment is never touched: its lock is held, or its process lives. Mounts are not in
@@ -63,6 +64,7 @@ impl Engine {
         check.sandboxes()?;
         check.holds()?;
         check.volumes()?;
+        check.kernels()?;
         let images = self.images().check(repair, deep)?;
         check.findings.extend(images.into_iter().map(|found| Finding {
             path: found.path,
@@ -99,6 +101,14 @@ impl Check<'_> {
                 fault: found.fault,
                 repair: self.repair.then(|| "removed".to_owned()),
             });
+        }
+        Ok(())
+    }
+
+    fn kernels(&mut self) -> Result<()> {
+        for (path, fault) in self.engine.kernels().check(self.repair)? {
+            let repair = self.repair.then(|| "removed".to_owned());
+            self.findings.push(Finding { path, fault: fault.to_owned(), repair });
         }
         Ok(())
     }

@@ -42,7 +42,9 @@ mod view;
 mod workload;
 
 pub mod files;
+pub mod kernel;
 pub mod oci;
+pub mod program;
 pub mod rootless;
 pub mod user;
 pub mod volume;

@@ -7,6 +7,7 @@
 //! | `DATA/names/NAME` | a symbolic link to the workload of that name: made only if there is none |
 //! | `DATA/removing/ID` | workloads that are gone for everybody, while their files are deleted |
 //! | `DATA/volumes/NAME` | volumes |
+//! | `DATA/kernels/NAME` | [kernels of guests](crate::kernel) |
 //! | `DATA/events` | what happened |
 //! | `RUN/workloads/ID` | the attach socket of a workload that runs |
 //! | `RUN/root` | where every monitor mounts the root file system of its workload, each in a namespace of its own |
@@ -80,6 +81,10 @@ impl Roots {
     /// The folder of volumes.
     pub fn volumes(&self) -> PathBuf {
         self.data.join("volumes")
+    }
+
+    pub(crate) fn kernels(&self) -> PathBuf {
+        self.data.join("kernels")
     }
 
     pub(crate) fn events(&self) -> PathBuf {

@@ -26,7 +26,7 @@ use crate::{Context, Error, Result};
 
 const OWN: &str = "/proc/self/exe";
 
-/// Marks the second start; it is not part of any container's environment.
+/// Marks the second start with the path of the first one's file; it is not part of any container's environment.
 const AGAIN: &str = "_MOAT_PROTECTED";
 
 /// The view that this process has moved to, and the path of the file that it shows. A process has one program.
@@ -58,9 +58,22 @@ pub fn protect() -> Result<()> {
         .collect::<std::result::Result<Vec<_>, _>>();
     let entries = std::env::vars_os()
         .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()));
-    let env = entries.chain([CString::new(format!("{AGAIN}=1"))]).collect::<std::result::Result<Vec<_>, _>>();
+    let own = std::fs::read_link(OWN).context(|| OWN)?;
+    let mark = [AGAIN.as_bytes(), b"=", own.as_os_str().as_bytes()].concat();
+    let env = entries.chain([CString::new(mark)]).collect::<std::result::Result<Vec<_>, _>>();
     let nul = |_| Error::new("an argument holds a NUL byte");
     Err(sys::execute(Some(view.as_fd()), c"", &args.map_err(nul)?, &env.map_err(nul)?).into())
+}
+
+/// The file that this program was started from, also where the process has moved away from it.
+pub fn own_path() -> Result<PathBuf> {
+    if let Some((_, path)) = VIEW.get() {
+        return Ok(path.clone());
+    }
+    match std::env::var_os(AGAIN) {
+        Some(path) => Ok(PathBuf::from(path)),
+        None => std::fs::read_link(OWN).context(|| OWN),
+    }
 }
 
 /// Mounts the view that this process runs from over the program's file below `tree`, the root of a tree of mounts

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use moat_initramfs::InitramfsSpec;
 use moat_vmm::control::{Server, request};
-use moat_vmm::initramfs::InitramfsSpec;
 use moat_vmm::machine::Timeline;
 use moat_vmm::machine::stdio::RawTerminal;
 use moat_vmm::monitor::Monitor;
@@ -70,7 +70,7 @@ fn restore(arguments: &RestoreArgs) -> Result<u8> {
 
 fn initramfs(arguments: InitramfsArgs) -> Result<u8> {
     let InitramfsArgs { modules, module, init, file, output } = arguments;
-    let bytes = moat_vmm::initramfs::build(&InitramfsSpec { modules, further: module, init, files: file })?;
+    let bytes = moat_initramfs::build(&InitramfsSpec { modules, further: module, init, files: file })?;
     std::fs::write(&output, bytes).context(|| format!("file {}", output.display()))?;
     Ok(0)
 }

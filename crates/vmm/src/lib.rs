@@ -10,7 +10,6 @@ pub mod device;
 mod error;
 mod event_loop;
 pub mod exits;
-pub mod initramfs;
 pub mod isolation;
 pub mod kvm;
 mod lock;

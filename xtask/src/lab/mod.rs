@@ -7,7 +7,6 @@
 //! Nothing is written outside the cache: archive and disk are memory files, the ports are socket
 //! pairs, and the kernel kills QEMU when this program ends in any way.
 
-mod archive;
 mod host;
 pub(crate) mod init;
 mod kernel;
@@ -101,7 +100,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
 
 /// The first file system: this program as init, the modules it loads, its order, the copies.
 fn initramfs(options: &Options, kernel: &kernel::Kernel) -> Result<Vec<u8>> {
-    let mut archive = archive::Archive::default();
+    let mut archive = moat_initramfs::Archive::default();
     for folder in ["dev", "proc", "sys", "new", "modules", "copies"] {
         archive.folder(folder);
     }

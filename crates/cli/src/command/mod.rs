@@ -7,6 +7,7 @@ mod exec;
 mod files;
 mod images;
 mod inspect;
+mod kernel;
 mod life;
 mod login;
 mod logs;
@@ -117,6 +118,16 @@ pub(crate) const GROUPS: &[Group] = &[
             named::<images::RemoveImage>("rm", &["remove"]),
             entry::<archive::Save>(),
             entry::<images::Tag>(),
+        ],
+    },
+    Group {
+        name: "kernel",
+        about: "Commands about the kernels of microVMs",
+        entries: &[
+            entry::<kernel::Import>(),
+            named::<kernel::List>("ls", &["list"]),
+            named::<kernel::Remove>("rm", &["remove"]),
+            entry::<kernel::Use>(),
         ],
     },
     Group {

@@ -7,8 +7,9 @@ const FOLDER: u32 = 0o040_755;
 const FILE: u32 = 0o100_000;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
-#[derive(Default)]
-pub(super) struct Archive {
+/// An archive under way. The kernel takes several, one behind the other, as one.
+#[derive(Debug, Default)]
+pub struct Archive {
     bytes: Vec<u8>,
     entries: u32,
     folders: BTreeSet<String>,
@@ -16,14 +17,14 @@ pub(super) struct Archive {
 
 impl Archive {
     /// A folder, once.
-    pub(super) fn folder(&mut self, path: &str) {
+    pub fn folder(&mut self, path: &str) {
         if self.folders.insert(path.to_owned()) {
             self.entry(path, FOLDER, (0, 0), &[]);
         }
     }
 
     /// The folders in which a path lies.
-    pub(super) fn folders_of(&mut self, path: &str) {
+    pub fn folders_of(&mut self, path: &str) {
         for (place, _) in path.match_indices('/') {
             if let Some(folder) = path.get(..place) {
                 self.folder(folder);
@@ -31,15 +32,18 @@ impl Archive {
         }
     }
 
-    pub(super) fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
+    /// A file of these permissions.
+    pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
         self.entry(path, FILE | mode, (0, 0), content);
     }
 
-    pub(super) fn device(&mut self, path: &str, major: u32, minor: u32) {
+    /// A character device.
+    pub fn device(&mut self, path: &str, major: u32, minor: u32) {
         self.entry(path, CHARACTER_DEVICE, (major, minor), &[]);
     }
 
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    /// The archive with its end.
+    pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, (0, 0), &[]);
         self.bytes
     }
@@ -64,5 +68,25 @@ impl Archive {
 
     fn pad(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_start_at_multiples_of_four() {
+        let mut archive = Archive::default();
+        archive.folder("dev");
+        archive.folder("dev");
+        archive.file("a", 0o644, b"hello");
+        let bytes = archive.finish();
+        let text = String::from_utf8(bytes).unwrap();
+        let starts: Vec<usize> = text.match_indices("070701").map(|(at, _)| at).collect();
+        assert_eq!(starts.len(), 3);
+        assert!(starts.iter().all(|at| at % 4 == 0), "{starts:?}");
+        // The size of the file's content, in the seventh field.
+        assert_eq!(&text[starts[1] + 54..starts[1] + 62], "00000005");
     }
 }

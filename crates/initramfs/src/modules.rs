@@ -2,38 +2,49 @@
 //! no `modules.dep` is needed, which a package does not hold before it is installed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Error, Result};
 use std::path::{Path, PathBuf};
 
-use crate::{Context, Error, Result};
+use crate::named;
 
 /// One module.
 #[derive(Clone, Debug)]
-pub(super) struct Module {
-    pub(super) name: String,
-    pub(super) path: PathBuf,
+pub struct Module {
+    /// As the kernel calls it, with `_` for `-`.
+    pub name: String,
+    /// Its file.
+    pub path: PathBuf,
     needs: Vec<String>,
     aliases: Vec<String>,
 }
 
+impl Module {
+    /// What the kernel is to load: the file without its signature.
+    pub fn read(&self) -> Result<Vec<u8>> {
+        let bytes = std::fs::read(&self.path).map_err(|error| named("module", &self.path, &error))?;
+        Ok(without_signature(bytes))
+    }
+}
+
 /// All modules of a kernel, by name and alias.
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub struct Index {
     modules: Vec<Module>,
     names: BTreeMap<String, Vec<usize>>,
 }
 
 impl Index {
     /// Reads every module beneath a folder.
-    pub(super) fn scan(folder: &Path) -> Result<Self> {
+    pub fn scan(folder: &Path) -> Result<Self> {
         let mut files = Vec::new();
         collect(folder, &mut files)?;
         files.sort();
         if files.is_empty() {
-            return Err(Error::new("there are none").hint("give lib/modules/VERSION of the kernel's package"));
+            return Err(Error::other("there are none; give lib/modules/VERSION of the kernel's package"));
         }
         let mut index = Self::default();
         for path in files {
-            let bytes = std::fs::read(&path).context(|| format!("module {}", path.display()))?;
+            let bytes = std::fs::read(&path).map_err(|error| named("module", &path, &error))?;
             index.add(describe(path, modinfo(&bytes).unwrap_or_default()));
         }
         Ok(index)
@@ -47,13 +58,14 @@ impl Index {
         self.modules.push(module);
     }
 
-    pub(super) fn knows(&self, name: &str) -> bool {
+    /// Whether a module is called so.
+    pub fn knows(&self, name: &str) -> bool {
         self.names.contains_key(&normal(name))
     }
 
     /// The modules of these names and all that they need, in the order of loading. What no module is called is
     /// built into the kernel.
-    pub(super) fn closure(&self, names: &[&str]) -> Vec<&Module> {
+    pub fn closure(&self, names: &[&str]) -> Vec<&Module> {
         let (mut order, mut seen) = (Vec::new(), BTreeSet::new());
         for name in names {
             self.visit(name, &mut seen, &mut order);
@@ -81,21 +93,22 @@ fn normal(name: &str) -> String {
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let what = || format!("folder {}", folder.display());
-    for entry in folder.read_dir().context(what)? {
-        let entry = entry.context(what)?;
+    let what = |error: Error| named("folder", folder, &error);
+    for entry in folder.read_dir().map_err(what)? {
+        let entry = entry.map_err(what)?;
         let path = entry.path();
         let name = entry.file_name();
         let name = name.to_string_lossy();
         // A link leads to where the kernel was built.
-        if entry.file_type().context(what)?.is_dir() {
+        if entry.file_type().map_err(what)?.is_dir() {
             collect(&path, files)?;
         } else if name.ends_with(".ko") {
             files.push(path);
         } else if [".ko.xz", ".ko.zst", ".ko.gz"].iter().any(|end| name.ends_with(end)) {
-            return Err(
-                Error::new(format!("{} is compressed", path.display())).hint("decompress the modules first")
-            );
+            return Err(Error::other(format!(
+                "{} is compressed; decompress the modules first",
+                path.display()
+            )));
         }
     }
     Ok(())
@@ -125,7 +138,7 @@ fn describe(path: PathBuf, info: &[u8]) -> Module {
 }
 
 /// A module's content without its signature, which a kernel accepts and which costs time to check.
-pub(super) fn without_signature(mut bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn without_signature(mut bytes: Vec<u8>) -> Vec<u8> {
     const MAGIC: &[u8] = b"~Module signature appended~\n";
     if let Some((rest, size)) = bytes.strip_suffix(MAGIC).and_then(<[u8]>::split_last_chunk::<4>) {
         // Before the size stand eight bytes of header, and before them the signature.

@@ -6,12 +6,11 @@
 mod archive;
 mod modules;
 
+use std::io::{Error, Result};
 use std::path::{Path, PathBuf};
 
-use archive::Archive;
-use modules::Index;
-
-use crate::{Context, Error, Result};
+pub use archive::Archive;
+pub use modules::{Index, Module};
 
 /// What a workload needs, where it is not built in. What these need comes with them.
 pub const WANTED: &[&str] = &[
@@ -42,21 +41,15 @@ pub struct InitramfsSpec {
 
 /// Builds the archive, in the form that every kernel unpacks.
 pub fn build(spec: &InitramfsSpec) -> Result<Vec<u8>> {
-    let mut archive = Archive::default();
-    for folder in ["dev", "proc", "sys", "run", "tmp"] {
-        archive.folder(folder);
-    }
-    // The kernel opens it for init before anything is mounted.
-    archive.device("dev/console", 5, 1);
-    archive.file("init", 0o755, &read(&spec.init)?);
+    let mut archive = base(&read(&spec.init)?);
     if let Some(folder) = &spec.modules {
         add_modules(&mut archive, folder, &spec.further)
-            .context(|| format!("modules of {}", folder.display()))?;
+            .map_err(|error| named("modules of", folder, &error))?;
     }
     for (source, target) in &spec.files {
         let target = target.trim_start_matches('/');
         if target.is_empty() || target.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
-            return Err(Error::new(format!("{target:?} is no place for a file")));
+            return Err(Error::other(format!("{target:?} is no place for a file")));
         }
         archive.folders_of(target);
         archive.file(target, mode(source)?, &read(source)?);
@@ -64,29 +57,59 @@ pub fn build(spec: &InitramfsSpec) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
+/// An archive of the modules alone, for who adds an init later: a kernel takes several archives as one.
+///
+/// `folder` is the kernel's `lib/modules/VERSION`.
+pub fn modules(folder: &Path) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    add_modules(&mut archive, folder, &[]).map_err(|error| named("modules of", folder, &error))?;
+    Ok(archive.finish())
+}
+
+/// An archive with the folders that a first process mounts on, and that process.
+pub fn base(init: &[u8]) -> Archive {
+    let mut archive = Archive::default();
+    for folder in ["dev", "proc", "sys", "run", "tmp"] {
+        archive.folder(folder);
+    }
+    // The kernel opens it for init before anything is mounted.
+    archive.device("dev/console", 5, 1);
+    archive.file("init", 0o755, init);
+    archive
+}
+
 fn add_modules(archive: &mut Archive, folder: &Path, further: &[String]) -> Result<()> {
     let index = Index::scan(folder)?;
     for name in further {
         if !index.knows(name) {
-            return Err(Error::new(format!("there is no module {name}")));
+            return Err(Error::other(format!("there is no module {name}")));
         }
     }
     let wanted: Vec<&str> = WANTED.iter().copied().chain(further.iter().map(String::as_str)).collect();
     archive.folder("modules");
     for (place, module) in index.closure(&wanted).into_iter().enumerate() {
-        let bytes = modules::without_signature(read(&module.path)?);
-        archive.file(&format!("modules/{place:03}-{}.ko", module.name), 0o644, &bytes);
+        archive.file(&module_place(place, module), 0o644, &module.read()?);
     }
     Ok(())
 }
 
+/// Where the module that is loaded in this place lies in the archive.
+fn module_place(place: usize, module: &Module) -> String {
+    format!("modules/{place:03}-{}.ko", module.name)
+}
+
+/// An error of the system with the object that it is about.
+fn named(what: &str, path: &Path, error: &Error) -> Error {
+    Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
+}
+
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).context(|| format!("file {}", path.display()))
+    std::fs::read(path).map_err(|error| named("file", path, &error))
 }
 
 fn mode(path: &Path) -> Result<u32> {
     use std::os::unix::fs::PermissionsExt;
-    let metadata = std::fs::metadata(path).context(|| format!("file {}", path.display()))?;
+    let metadata = std::fs::metadata(path).map_err(|error| named("file", path, &error))?;
     Ok(metadata.permissions().mode() & 0o777)
 }
 
