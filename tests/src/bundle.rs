@@ -12,7 +12,7 @@ const FOLDERS: [&str; 7] = ["bin", "dev", "etc", "proc", "sys", "tmp", "root"];
 /// Listed, not asked for: starting busybox to list them is slow in an emulated host.
 const APPLETS: &str = "ash awk basename cat chmod chown cmp cp cut date dd df dirname dmesg du echo env \
     expr false find free grep head hostname id ifconfig ip kill ln ls mkdir mkfifo mknod mktemp mount mv nc \
-    nproc nsenter od pidof ping pivot_root printenv printf ps pwd readlink realpath rm rmdir sed seq setsid \
+    nproc nsenter nslookup od pidof ping pivot_root printenv printf ps pwd readlink realpath rm rmdir sed seq setsid \
     sh sha256sum sleep sort stat strings stty sync sysctl tail tee test timeout touch tr true truncate tty \
     umount uname uniq unshare usleep wc which whoami xargs yes";
 

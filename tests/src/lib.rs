@@ -22,6 +22,7 @@ mod registry;
 mod runtime;
 mod terminal;
 mod tree;
+mod wire;
 
 pub use bundle::{Bundle, default_config, make_root};
 pub use guest::GuestKernel;
@@ -34,6 +35,7 @@ pub use registry::{Registry, Umoci, debian, done};
 pub use runtime::{Container, Output, Runtime, program};
 pub use terminal::{ConsoleSocket, Pty, read_master};
 pub use tree::{list_overlay, list_path, list_tree, list_user_overlay};
+pub use wire::{HOST, HOST6, OUTSIDE, OUTSIDE6, Place, Running, Wire, sh};
 
 use std::time::Duration;
 

@@ -131,6 +131,8 @@ impl Drop for Moat {
         if check.code != 0 {
             left.push(format!("{check:?}"));
         }
+        // The folder of network namespaces is a mount, which can not be removed with the others.
+        let _ = moat_linux::mount::unmount(&self.root().join("run/netns"));
         // A test that fails already keeps its own words.
         assert!(left.is_empty() || std::thread::panicking(), "left behind: {left:#?}");
     }

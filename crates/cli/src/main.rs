@@ -25,6 +25,15 @@ moat_linux::entry!(run);
 
 #[cfg_attr(test, expect(dead_code, reason = "the entry is not part of the tests"))]
 fn run() -> i32 {
+    if std::env::args_os().nth(1).is_some_and(|word| word == session::RESOLVER) {
+        return match moat_engine::net::resolver::serve() {
+            Ok(()) => 0,
+            Err(error) => {
+                failure::Failure::new(error.to_string()).print();
+                1
+            }
+        };
+    }
     match line::parse(std::env::args_os()).and_then(line::Call::run) {
         Ok(code) => code,
         Err(error) => {

@@ -19,6 +19,9 @@ pub(crate) struct Global {
     pub(crate) run_root: Option<PathBuf>,
 }
 
+/// What Moat says to itself, so that it becomes the resolver of a network. It is no command for people.
+pub(crate) const RESOLVER: &str = "--network-resolver";
+
 /// A command that runs.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -36,7 +39,7 @@ impl Session {
         let roots = self.roots()?;
         moat_engine::rootless::enter(&roots)?;
         moat_engine::protect().map_err(|error| Failure::new(error.to_string()))?;
-        Ok(Engine::open(&roots)?)
+        open(&roots)
     }
 
     /// The engine of the roots. An ordinary user's process becomes root within a user namespace, for which the
@@ -44,12 +47,19 @@ impl Session {
     pub(crate) fn engine(&self) -> Result<Engine> {
         let roots = self.roots()?;
         moat_engine::rootless::enter(&roots)?;
-        Ok(Engine::open(&roots)?)
+        open(&roots)
     }
 
     fn roots(&self) -> Result<Roots> {
         Ok(Roots::find(self.global.root.as_deref(), self.global.run_root.as_deref())?)
     }
+}
+
+/// The engine of roots, with this program as the resolver of networks.
+fn open(roots: &Roots) -> Result<Engine> {
+    // A fork of this program may run from a file that has no path any more.
+    let resolver = ["/proc/self/exe", RESOLVER].map(std::ffi::OsString::from).to_vec();
+    Ok(Engine::open(roots)?.with_resolver(resolver))
 }
 
 /// Writes to standard output.

@@ -11,6 +11,7 @@
 //! | a hold of a workload that does not exist | `rm` was killed | it is released |
 //! | a volume that is half made or half removed, or is held for a workload that does not exist | `create`, `rm` or `volume rm` was killed | folder or hold are removed |
 //! | a kernel that is half there, or a chosen one that is not | `kernel import` or `kernel rm` was killed | it is removed |
+//! | a place on a network without a workload that runs, a network without its bridge, a packet filter without our rules | a monitor was killed; somebody flushed or changed what is ours | places are released, the rest is put up again |
 //! | half-written files `*.PID` | a writer was killed | they are deleted |
 //!
 //! What is being worked on in this moment is never touched: its lock is held, or its process lives. Mounts are not in
@@ -23,7 +24,9 @@ use moat_model::workload::Status;
 use moat_sandbox::container;
 use moat_sandbox::record::Recorder;
 
-use crate::workload::{Folder, ProcessState, Workload, WorkloadId, WorkloadState, holder, remove_files};
+use crate::workload::{
+    Folder, Lock, ProcessState, Workload, WorkloadId, WorkloadState, holder, remove_files,
+};
 use crate::{Context, Engine, Result, file};
 
 /// Something that is not as it should be.
@@ -65,6 +68,7 @@ impl Engine {
         check.holds()?;
         check.volumes()?;
         check.kernels()?;
+        check.networks()?;
         let images = self.images().check(repair, deep)?;
         check.findings.extend(images.into_iter().map(|found| Finding {
             path: found.path,
@@ -110,6 +114,33 @@ impl Check<'_> {
             let repair = self.repair.then(|| "removed".to_owned());
             self.findings.push(Finding { path, fault: fault.to_owned(), repair });
         }
+        Ok(())
+    }
+
+    /// Places on networks, and what carries them. An ordinary user has none.
+    fn networks(&mut self) -> Result<()> {
+        if crate::rootless::is_inside() || moat_linux::credentials::effective_user() != 0 {
+            return Ok(());
+        }
+        let (engine, repair) = (self.engine, self.repair);
+        let idle = |id: &str| match WorkloadId::parse(id) {
+            None => Some(Box::new(()) as Box<dyn std::any::Any>),
+            Some(id) => self.idle(&id).map(|lock| Box::new(lock) as Box<dyn std::any::Any>),
+        };
+        let found = engine.networks().check(&idle, repair)?;
+        let path = engine.roots().data.join("networks");
+        self.findings.extend(found.into_iter().map(|found| {
+            let hint = found.hint.map(|hint| format!("; hint: {hint}")).unwrap_or_default();
+            Finding {
+                path: path.clone(),
+                fault: format!("{}: {}{hint}", found.object, found.problem),
+                repair: match (found.repaired, repair) {
+                    (true, _) => Some("mended".to_owned()),
+                    (false, true) => Some("could not be mended".to_owned()),
+                    (false, false) => None,
+                },
+            }
+        }));
         Ok(())
     }
 
@@ -225,13 +256,18 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Whether nobody is at work with the workload of an id: it does not exist, or has no monitor.
+    /// Whether nobody is at work with the workload of an id.
     fn is_idle(&self, id: &WorkloadId) -> bool {
+        self.idle(id).is_some()
+    }
+
+    /// The lock of a workload that nobody is at work with, where it exists: it has no monitor.
+    fn idle(&self, id: &WorkloadId) -> Option<Option<Lock>> {
         let folder = Folder::new(self.engine.roots(), id.clone());
         match folder.try_lock() {
-            Ok(None) => false,
-            Err(_) => !self.is_being_removed(id),
-            Ok(Some(_lock)) => !folder.state().unwrap_or_default().monitor.is_alive(),
+            Ok(None) => None,
+            Err(_) => (!self.is_being_removed(id)).then_some(None),
+            Ok(Some(lock)) => (!folder.state().unwrap_or_default().monitor.is_alive()).then_some(Some(lock)),
         }
     }
 

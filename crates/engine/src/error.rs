@@ -81,6 +81,18 @@ impl From<moat_image::Error> for Error {
     }
 }
 
+impl From<moat_net::Error> for Error {
+    fn from(error: moat_net::Error) -> Self {
+        let kind = match error.kind() {
+            moat_net::ErrorKind::NotFound => ErrorKind::NotFound,
+            moat_net::ErrorKind::Conflict => ErrorKind::Conflict,
+            moat_net::ErrorKind::Invalid => ErrorKind::Invalid,
+            moat_net::ErrorKind::Host => ErrorKind::Failed,
+        };
+        Self { chain: vec![error.to_string()], hint: error.hint_text().map(str::to_owned), kind }
+    }
+}
+
 impl From<moat_linux::Errno> for Error {
     fn from(errno: moat_linux::Errno) -> Self {
         Self::new(moat_linux::errno_name(errno))

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use moat_model::workload::{NetworkMode, NetworkingSpec};
@@ -35,8 +35,8 @@ pub struct Names<'a> {
     pub addresses: &'a [IpAddr],
     /// What `host-gateway` stands for; none where the workload can not reach the host.
     pub gateway: Option<IpAddr>,
-    /// Resolvers of its networks, which know the other workloads' names.
-    pub resolvers: &'a [IpAddr],
+    /// The resolver of its networks, which knows the other workloads' names and asks those that the user named.
+    pub resolver: Option<IpAddr>,
 }
 
 /// Writes the three files into `folder`. `owner` is who owns them outside: the root of the workload's inside.
@@ -70,13 +70,47 @@ fn put(path: &Path, text: &str, owner: (u32, u32)) -> Result<()> {
     Ok(())
 }
 
-/// The files as mounts, but for those in whose place the user mounts something else.
-pub fn mounts(folder: &Path, others: &[ReadyMount]) -> Vec<ReadyMount> {
+/// Writes down in a workload's hosts that it has further addresses, or has them no more. What the workload itself wrote
+/// into the file stays.
+pub(crate) fn change_hosts(
+    folder: &Path,
+    name: &str,
+    domain: Option<&str>,
+    addresses: [Option<IpAddr>; 2],
+    given: bool,
+) -> Result<()> {
+    let path = folder.join("hosts");
+    let text = std::fs::read(&path).context(|| format!("read {}", path.display()))?;
+    let mut text = String::from_utf8_lossy(&text).into_owned();
+    for address in addresses.into_iter().flatten() {
+        let line = own_line(address, name, domain);
+        if given {
+            if !text.split_inclusive('\n').any(|other| other == line) {
+                text.push_str(&line);
+            }
+        } else {
+            text = text.split_inclusive('\n').filter(|other| *other != line).collect();
+        }
+    }
+    let owner = std::fs::metadata(&path).context(|| path.display().to_string())?;
+    put(&path, &text, (owner.uid(), owner.gid()))
+}
+
+/// The line of hosts(5) for an address of the workload itself.
+fn own_line(address: IpAddr, name: &str, domain: Option<&str>) -> String {
+    let full = domain.map(|domain| format!("{name}.{domain} ")).unwrap_or_default();
+    format!("{address}\t{full}{name}\n")
+}
+
+/// The files as mounts, but for those in whose place the user mounts something else. `shared` is the folder of the
+/// workload whose network this one shares, and so its names.
+pub fn mounts(folder: &Path, shared: Option<&Path>, others: &[ReadyMount]) -> Vec<ReadyMount> {
     let free = |target: &str| !others.iter().any(|mount| same_place(&mount.target, target));
+    let folder_of = |name: &str| if name == "hostname" { folder } else { shared.unwrap_or(folder) };
     let mount = |(name, target): &(&str, &str)| ReadyMount {
         target: (*target).to_owned(),
         source: Source::Bind {
-            source: folder.join(name),
+            source: folder_of(name).join(name),
             recursive: true,
             propagation: "rprivate".to_owned(),
         },
@@ -133,10 +167,7 @@ pub fn hosts(names: &Names<'_>, base: &str) -> Result<String> {
         let _ = writeln!(text, "{address}\t{name}");
     }
     if base.is_empty() {
-        let full = names.domain.map(|domain| format!("{}.{domain} ", names.host_name)).unwrap_or_default();
-        for address in names.addresses {
-            let _ = writeln!(text, "{address}\t{full}{}", names.host_name);
-        }
+        text.extend(names.addresses.iter().map(|address| own_line(*address, names.host_name, names.domain)));
     }
     Ok(text)
 }
@@ -161,15 +192,15 @@ fn extra_host<'a>(entry: &'a str, names: &Names<'_>) -> Result<(&'a str, IpAddr)
     plain.parse().map(|address| (name, address)).map_err(|_| bad())
 }
 
-/// resolv.conf(5): what the user said, else what the workload's networks say, else the host's without servers on the
+/// resolv.conf(5): the resolver of the workload's networks, else what the user said, else the host's without servers on the
 /// host's loopback, which the workload can not reach (unless it shares the host's network).
 pub fn resolv_conf(names: &Names<'_>, host: &str) -> String {
     let network = names.network;
     let shared = network.mode == NetworkMode::Host;
-    let mut servers: Vec<String> = network.dns.iter().map(IpAddr::to_string).collect();
-    if servers.is_empty() {
-        servers = names.resolvers.iter().map(IpAddr::to_string).collect();
-    }
+    let mut servers: Vec<String> = match names.resolver {
+        Some(own) => vec![own.to_string()],
+        None => network.dns.iter().map(IpAddr::to_string).collect(),
+    };
     if servers.is_empty() {
         let reachable = |address: &&str| {
             let plain = address.split('%').next().and_then(|plain| plain.parse::<IpAddr>().ok());
@@ -187,8 +218,12 @@ pub fn resolv_conf(names: &Names<'_>, host: &str) -> String {
     };
     // `.` means none at all, as with Docker.
     let search = if network.dns_search.is_empty() { of_host("search") } else { network.dns_search.clone() };
-    let options =
+    let mut options =
         if network.dns_options.is_empty() { of_host("options") } else { network.dns_options.clone() };
+    if names.resolver.is_some() && !options.iter().any(|option| option.starts_with("ndots:")) {
+        // Names of one word are what networks are for.
+        options.push("ndots:0".to_owned());
+    }
     let mut text = String::new();
     for server in servers {
         let _ = writeln!(text, "nameserver {server}");
@@ -213,7 +248,7 @@ mod tests {
             network,
             addresses,
             gateway: "172.17.0.1".parse().ok(),
-            resolvers: &[],
+            resolver: None,
         }
     }
 
@@ -259,9 +294,11 @@ mod tests {
             resolv_conf(&names(&network, &[]), HOST),
             "nameserver 10.0.0.1\nsearch example.org\noptions ndots:2\n"
         );
-        let resolvers = ["10.89.0.1".parse().unwrap()];
-        let with = Names { resolvers: &resolvers, ..names(&network, &[]) };
-        assert!(resolv_conf(&with, HOST).starts_with("nameserver 10.89.0.1\nsearch"));
+        let with = Names { resolver: "10.89.0.1".parse().ok(), ..names(&network, &[]) };
+        let text = "nameserver 10.89.0.1\nsearch example.org\noptions ndots:2\n";
+        assert_eq!(resolv_conf(&with, HOST), text);
+        let text = "nameserver 10.89.0.1\nsearch example.org\noptions ndots:0\n";
+        assert_eq!(resolv_conf(&with, "search example.org\n"), text);
         network.mode = NetworkMode::Host;
         assert!(
             resolv_conf(&names(&network, &[]), HOST)
@@ -288,7 +325,6 @@ mod tests {
 
     #[test]
     fn written_in_place_and_mounted_unless_replaced() {
-        use std::os::unix::fs::MetadataExt;
         let folder = std::env::temp_dir().join(format!("moat-files-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let network = NetworkingSpec::default();
@@ -299,10 +335,10 @@ mod tests {
         assert_eq!(before.ino(), after.ino());
         assert_eq!((after.uid(), after.gid(), after.mode() & 0o7777), (3, 4, 0o644));
         assert_eq!(std::fs::read_to_string(folder.join("hostname")).unwrap(), "other\n");
-        let all = mounts(&folder, &[]);
+        let all = mounts(&folder, None, &[]);
         assert_eq!(all.len(), 3);
         let own = ReadyMount { target: "/etc//hosts".to_owned(), ..all[0].clone() };
-        let left = mounts(&folder, &[own]);
+        let left = mounts(&folder, None, &[own]);
         assert!(left.len() == 2 && left.iter().all(|mount| mount.target != "/etc/hosts"));
         std::fs::remove_dir_all(&folder).unwrap();
     }

@@ -14,7 +14,7 @@ use moat_sandbox::state::Store;
 use crate::events::{self, Action, Event, EventType};
 use crate::health::Checker;
 use crate::isolation::Container;
-use crate::network::Network;
+use crate::network::{HostMounts, Network};
 use crate::oci::{self, ExecWish, HealthCheck, HostFacts, IdMaps};
 use crate::workload::Folder;
 use crate::{Context, Engine, Error, Result, Timestamp, Workload, WorkloadRecord};
@@ -81,8 +81,12 @@ impl Launch {
         Store::new(self.engine.roots().sandbox())
     }
 
-    pub(crate) fn prepare_network(&self) -> Result<Network> {
-        Network::prepare(&self.engine, &self.folder, &self.record)
+    /// Makes its place on the network, as its record says now: it may have joined networks since the monitor began.
+    pub(crate) fn prepare_network(&self, host: &HostMounts) -> Result<Network> {
+        match self.folder.record()? {
+            Some(record) => Network::prepare(&self.engine, &record, &self.image, host),
+            None => Network::prepare(&self.engine, &self.record, &self.image, host),
+        }
     }
 
     /// The id mappings of its user namespace, where it has one.

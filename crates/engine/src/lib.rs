@@ -15,6 +15,8 @@
 //! No lock is global: a workload has a lock of its own, a name is claimed by making a link, and what others read
 //! is replaced by rename. What a SIGKILL at any moment leaves behind is found by `system check`.
 
+use std::ffi::OsString;
+
 mod attach;
 mod check;
 mod copy;
@@ -50,6 +52,7 @@ pub mod user;
 pub mod volume;
 
 pub use moat_image as image;
+pub use moat_net as net;
 pub use moat_sandbox::self_exe::protect;
 
 pub use attach::{AttachSpec, Attached, Received};
@@ -61,6 +64,7 @@ pub use events::{Action, Event, EventQuery, EventType, Events};
 pub use exec::{ExecProcess, ExecSpec};
 pub use frame::Stream;
 pub use log::{LogLine, LogQuery, Logs};
+pub use network::{is_on, network_names};
 pub use roots::Roots;
 pub use stats::{InterfaceStats, ProcessInfo, WorkloadStats};
 pub use timestamp::Timestamp;
@@ -75,6 +79,7 @@ pub use workload::{
 pub struct Engine {
     roots: Roots,
     images: moat_image::Store,
+    resolver: Option<Vec<OsString>>,
 }
 
 impl Engine {
@@ -86,7 +91,25 @@ impl Engine {
         } else {
             moat_image::Ownership::Privileged
         };
-        Ok(Self { images: moat_image::Store::open(&roots.images(), ownership)?, roots: roots.clone() })
+        let images = moat_image::Store::open(&roots.images(), ownership)?;
+        Ok(Self { images, roots: roots.clone(), resolver: None })
+    }
+
+    /// Sets the program and arguments that end in [`net::resolver::serve`]. Without it workloads do not know each
+    /// other's names.
+    #[must_use]
+    pub fn with_resolver(mut self, command: Vec<OsString>) -> Self {
+        self.resolver = Some(command);
+        self
+    }
+
+    /// The networks.
+    pub fn networks(&self) -> moat_net::Networks {
+        let networks = moat_net::Networks::open(&self.roots.data, &self.roots.run);
+        match &self.resolver {
+            Some(command) => networks.with_resolver(command.clone()),
+            None => networks,
+        }
     }
 
     /// Where it keeps what it knows.

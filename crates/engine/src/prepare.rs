@@ -46,12 +46,13 @@ pub(crate) fn configure(launch: &Launch, root: &Path, network: &Network, first_s
         host_name: &host_name,
         domain: spec.domainname.as_deref(),
         network: &spec.network,
-        addresses: &[],
-        gateway: None,
-        resolvers: &[],
+        addresses: &network.addresses(),
+        gateway: network.gateway(&spec.network.mode),
+        resolver: network.attachment.as_ref().and_then(|attachment| attachment.resolver),
     };
     files::write(&launch.folder.data, &names, outer_root(maps.as_ref()))?;
-    let files = files::mounts(&launch.folder.data, &mounts);
+    let shared = network.names_of.as_ref().map(|folder| folder.data.as_path());
+    let files = files::mounts(&launch.folder.data, shared, &mounts);
     mounts.extend(files);
     let namespaces = namespaces(launch, network)?;
     let made = oci::config(&Inputs {

@@ -258,6 +258,9 @@ impl PortBinding {
 pub struct NetAttachment {
     /// The workload's id.
     pub workload: String,
+    /// The names by which it is known on all of its networks.
+    #[serde(default)]
+    pub names: Vec<String>,
     /// Where its network namespace comes from.
     pub mode: NetworkMode,
     /// The file of its network namespace. None for the host's, for one with loopback alone that whoever
@@ -267,8 +270,9 @@ pub struct NetAttachment {
     pub endpoints: Vec<EndpointState>,
     /// Its published ports, as they came to be.
     pub ports: Vec<PortBinding>,
-    /// What its /etc/resolv.conf says.
-    pub resolv_conf: String,
+    /// The resolver of its networks, which knows the other workloads' names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolver: Option<IpAddr>,
 }
 
 #[cfg(test)]

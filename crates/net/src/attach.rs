@@ -26,8 +26,7 @@ use crate::port::{Addresses, Reserved};
 use crate::route::{Pair, Route};
 use crate::store::{self, Lock, Store};
 use crate::{
-    Error, ErrorKind, Networks, Result, bridge, firewall, lease, namespace, networks, port, resolv_conf,
-    resolver,
+    Error, ErrorKind, Networks, Result, bridge, firewall, lease, namespace, networks, port, resolver,
 };
 
 /// Which wall the workload has, and so what leads through it.
@@ -100,12 +99,7 @@ impl Networks {
     /// The modes that are somebody else's network, or none.
     fn without_place(&self, wish: &Attach<'_>) -> Result<NetAttachment> {
         let networking = wish.networking;
-        let mode = match &networking.mode {
-            NetworkMode::Bridge | NetworkMode::Host => "host",
-            NetworkMode::None => "none",
-            NetworkMode::Container(_) => "container",
-            NetworkMode::Path(_) => "ns",
-        };
+        let mode = networking.mode.name();
         if !networking.ports.is_empty() || networking.publish_all {
             return Err(Error::invalid(format!("ports can not be published in network mode {mode}")));
         }
@@ -114,11 +108,12 @@ impl Networks {
         }
         let mut attachment = NetAttachment {
             workload: wish.workload.to_owned(),
+            names: wish.names.to_vec(),
             mode: networking.mode.clone(),
             namespace: None,
             endpoints: Vec::new(),
             ports: Vec::new(),
-            resolv_conf: resolv_conf::for_workload(networking, None),
+            resolver: None,
         };
         match &networking.mode {
             NetworkMode::Path(path) => {
@@ -166,11 +161,12 @@ impl Networks {
         let own = self.resolver.is_some().then(|| nameserver(&places)).flatten();
         let mut attachment = NetAttachment {
             workload: wish.workload.to_owned(),
+            names: wish.names.to_vec(),
             mode: NetworkMode::Bridge,
             namespace: (wish.wall == Wall::Container).then(|| self.store.namespaces().join(wish.workload)),
             endpoints: places.iter().map(|place| place.endpoint.clone()).collect(),
             ports: Vec::new(),
-            resolv_conf: resolv_conf::for_workload(wish.networking, own),
+            resolver: own,
         };
         self.save(&attachment)?;
         if let Some(path) = &attachment.namespace {
@@ -249,10 +245,7 @@ impl Networks {
         names: &[String],
         dns: &[IpAddr],
     ) -> Result<Place> {
-        let network = match spec.network.as_str() {
-            "" | "default" | moat_model::network::DEFAULT_NETWORK => self.default_network()?,
-            wanted => self.find(wanted)?,
-        };
+        let network = self.find_or_default(&spec.network)?;
         if let Some(option) = spec.options.keys().next() {
             return Err(Error::invalid(format!(
                 "a place on network {} has no option {option}",
@@ -325,10 +318,10 @@ impl Networks {
         let used =
             |index: &usize| attachment.endpoints.iter().any(|one| one.interface == format!("eth{index}"));
         let index = (0..).find(|index| !used(index)).unwrap_or_default();
-        let network = match spec.network.as_str() {
-            "" => return Err(Error::invalid("a network to connect to must be named")),
-            wanted => self.find(wanted)?,
-        };
+        if spec.network.is_empty() {
+            return Err(Error::invalid("a network to connect to must be named"));
+        }
+        let network = self.find_or_default(&spec.network)?;
         if attachment.endpoints.iter().any(|one| one.network_id == network.id) {
             let sentence = format!("workload {} is on network {} already", short(workload), network.name);
             return Err(Error::conflict(sentence));
@@ -353,6 +346,25 @@ impl Networks {
             let _ = self.leave(&mut route, &attachment, &network, made_device.as_deref());
         }
         made.context(|| format!("workload {} to network {}", short(workload), network.name))
+    }
+
+    /// Gives a workload that runs other names; those that were asked for on one network alone stay.
+    ///
+    /// Errors: it has no place.
+    pub fn rename(&self, workload: &str, names: &[String]) -> Result<()> {
+        let _lock = self.lock_attachment(workload)?;
+        let mut attachment = self.connected(workload)?;
+        let old = attachment.names.clone();
+        for endpoint in &mut attachment.endpoints {
+            let own = endpoint.names.iter().filter(|name| !old.contains(name));
+            endpoint.names = names.iter().chain(own).cloned().collect();
+        }
+        attachment.names = names.to_vec();
+        self.save(&attachment)?;
+        for endpoint in &attachment.endpoints {
+            store::write(&self.store.endpoint_file(&endpoint.network_id, workload), endpoint, false)?;
+        }
+        Ok(())
     }
 
     /// Takes a workload that runs off a network.

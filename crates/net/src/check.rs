@@ -4,6 +4,7 @@
 //! killed, and what is missing was taken away by somebody else, such as a flush of the packet filter.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use moat_model::network::{EndpointState, NetAttachment, NetworkState};
 
@@ -24,21 +25,29 @@ pub struct Finding {
     pub hint: Option<String>,
 }
 
+/// How long the kernel may take to remove the devices of a network namespace that has ended.
+const DEVICE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether nobody is at work with the workload of an id: it does not exist, or neither runs nor is being started. As long
+/// as the value is held, nobody begins to.
+pub type Idle<'a> = dyn Fn(&str) -> Option<Box<dyn std::any::Any>> + 'a;
+
 /// A check that goes on.
 struct Check<'a> {
     networks: &'a Networks,
+    idle: &'a Idle<'a>,
     repair: bool,
     route: Route,
     findings: Vec<Finding>,
 }
 
 impl Networks {
-    /// Compares what is with what is saved; `live` are the ids of all workloads that exist and are not stopped,
-    /// those that are being started among them. With `repair` what can be mended is mended.
-    pub fn check(&self, live: &BTreeSet<String>, repair: bool) -> Result<Vec<Finding>> {
-        let mut check = Check { networks: self, repair, route: Route::open()?, findings: Vec::new() };
-        check.workloads(live)?;
-        check.leases(live)?;
+    /// Compares what is with what is saved; `idle` tells which workloads have no need of it. With `repair` what can
+    /// be mended is mended.
+    pub fn check(&self, idle: &Idle<'_>, repair: bool) -> Result<Vec<Finding>> {
+        let mut check = Check { networks: self, idle, repair, route: Route::open()?, findings: Vec::new() };
+        check.workloads()?;
+        check.leases()?;
         check.namespaces()?;
         check.devices()?;
         check.bridges()?;
@@ -65,11 +74,9 @@ impl Check<'_> {
     }
 
     /// Attachments of workloads that are no more.
-    fn workloads(&mut self, live: &BTreeSet<String>) -> Result<()> {
+    fn workloads(&mut self) -> Result<()> {
         for workload in self.networks.store.list_workloads()? {
-            if live.contains(&workload) {
-                continue;
-            }
+            let Some(_nobody) = (self.idle)(&workload) else { continue };
             let object = format!("workload {workload}");
             self.found(object, "it does not run, and has a place on the network", |check| {
                 check.networks.release(&workload)
@@ -79,7 +86,7 @@ impl Check<'_> {
     }
 
     /// Addresses, and places told to others, of workloads without an attachment.
-    fn leases(&mut self, live: &BTreeSet<String>) -> Result<()> {
+    fn leases(&mut self) -> Result<()> {
         let networks = self.networks;
         let store = &networks.store;
         let known: BTreeSet<String> = store.list_workloads()?.into_iter().collect();
@@ -88,7 +95,7 @@ impl Check<'_> {
             for address in store::names(&leases)? {
                 let path = leases.join(&address);
                 let owner = std::fs::read_to_string(&path).unwrap_or_default();
-                if !known.contains(&owner) && !live.contains(&owner) {
+                if !known.contains(&owner) && (self.idle)(&owner).is_some() {
                     let object = format!("address {address} of network {}", network.name);
                     self.found(object, "nobody has it", |_| store::remove_file(&path))?;
                 }
@@ -98,7 +105,7 @@ impl Check<'_> {
                 self.found(object, "it was never written to its end", |_| store::remove_file(&path))?;
             }
             for endpoint in store.list_endpoints(&network.id)? {
-                if !known.contains(&endpoint.workload) {
+                if !known.contains(&endpoint.workload) && (self.idle)(&endpoint.workload).is_some() {
                     let object =
                         format!("name of workload {} on network {}", endpoint.workload, network.name);
                     let path = store.endpoint_file(&network.id, &endpoint.workload);
@@ -120,9 +127,10 @@ impl Check<'_> {
 
     /// Files of namespaces that nobody uses, and those of live workloads that are gone.
     fn namespaces(&mut self) -> Result<()> {
-        let attachments = self.attachments()?;
         let folder = self.networks.store.namespaces();
-        for name in store::names(&folder)? {
+        let names = store::names(&folder)?;
+        let attachments = self.attachments()?;
+        for name in names {
             let path = folder.join(name);
             if !attachments.iter().any(|one| one.namespace.as_ref() == Some(&path)) {
                 let object = format!("network namespace {}", path.display());
@@ -145,15 +153,29 @@ impl Check<'_> {
 
     /// Devices of places that are no more.
     fn devices(&mut self) -> Result<()> {
-        let known: BTreeSet<String> =
-            self.attachments()?.into_iter().flat_map(|one| one.endpoints).map(|one| one.device).collect();
-        for link in self.route.links()? {
-            if link.name.starts_with(DEVICE_PREFIX) && !known.contains(&link.name) {
-                let object = format!("network device {}", link.name);
-                self.found(object, "no workload has it", |check| check.route.delete(&link.name))?;
-            }
+        let mut unknown = self.unknown_devices()?;
+        let end = Instant::now() + DEVICE_PATIENCE;
+        while !unknown.is_empty() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+            unknown = self.unknown_devices()?;
+        }
+        for link in unknown {
+            let object = format!("network device {}", link.name);
+            self.found(object, "no workload has it", |check| check.route.delete(&link.name))?;
         }
         Ok(())
+    }
+
+    /// Devices of ours that no workload has, but for those that the kernel is known to be removing.
+    fn unknown_devices(&mut self) -> Result<Vec<Link>> {
+        // What is saved is looked at last, as it is saved before it is made.
+        let mut links = self.route.links()?;
+        let known: BTreeSet<String> =
+            self.attachments()?.into_iter().flat_map(|one| one.endpoints).map(|one| one.device).collect();
+        links.retain(|link| {
+            link.name.starts_with(DEVICE_PREFIX) && !known.contains(&link.name) && !link.is_ending
+        });
+        Ok(links)
     }
 
     /// Bridges and their ports.

@@ -122,7 +122,7 @@ fn rules(text: &mut String, title: &str, hooks: &[(&str, &[&str])], counted: &[C
 fn published(text: &mut String, attachment: &NetAttachment) {
     for binding in &attachment.ports {
         let Some(target) = firewall::published_at(attachment, binding.host_ip.is_ipv6()) else { continue };
-        let name = firewall::protocol_name(binding.protocol);
+        let name = binding.protocol.name();
         for (host, port) in binding.pairs() {
             let host = std::net::SocketAddr::new(binding.host_ip, host);
             let own = std::net::SocketAddr::new(target, port);

@@ -115,14 +115,6 @@ pub(crate) fn protocol_number(protocol: Protocol) -> u8 {
     }
 }
 
-pub(crate) fn protocol_name(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Sctp => "sctp",
-    }
-}
-
 fn of_binding(binding: &PortBinding, target: IpAddr) -> Vec<Element> {
     let (first, last) = match binding.host_ip {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into()),

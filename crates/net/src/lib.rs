@@ -30,6 +30,6 @@ mod route;
 mod store;
 
 pub use attach::{Attach, Attached, Exposed, Wall};
-pub use check::Finding;
+pub use check::{Finding, Idle};
 pub use error::{Error, ErrorKind, Result};
 pub use networks::Networks;

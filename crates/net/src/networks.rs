@@ -65,6 +65,19 @@ impl Networks {
         }
     }
 
+    /// As [`Networks::find`]; the default network, by whichever of its names, is made where it does not exist.
+    pub fn find_or_default(&self, wanted: &str) -> Result<NetworkState> {
+        match wanted {
+            "" | "default" | DEFAULT_NETWORK => self.default_network(),
+            wanted => self.find(wanted),
+        }
+    }
+
+    /// The folder where network namespaces are bound.
+    pub fn namespaces(&self) -> std::path::PathBuf {
+        self.store.namespaces()
+    }
+
     /// The default network, made where it does not exist.
     pub fn default_network(&self) -> Result<NetworkState> {
         if let Some(found) = self.list()?.into_iter().find(|one| one.name == DEFAULT_NETWORK) {
@@ -133,9 +146,13 @@ impl Networks {
     ///
     /// Errors: there is none; it is the default one; workloads are on it.
     pub fn remove(&self, wanted: &str) -> Result<NetworkState> {
+        let refused = || Error::invalid("the default network can not be removed");
+        if wanted == DEFAULT_NETWORK {
+            return Err(refused());
+        }
         let network = self.find(wanted)?;
         if network.name == DEFAULT_NETWORK {
-            return Err(Error::invalid("the default network can not be removed"));
+            return Err(refused());
         }
         self.remove_unused(&network).context(|| format!("network {}", network.name))?;
         Ok(network)
@@ -158,12 +175,13 @@ impl Networks {
         store::remove_folder(&self.store.network_run(&network.id))
     }
 
-    /// Removes all networks that users made and no workload is on; gives their names.
-    pub fn prune(&self) -> Result<Vec<String>> {
+    /// Removes all networks that users made, no workload is on, and `wanted` names; gives what has gone.
+    pub fn prune(&self, wanted: &dyn Fn(&NetworkState) -> bool) -> Result<Vec<NetworkState>> {
         let mut removed = Vec::new();
-        for network in self.list()?.into_iter().filter(|network| network.name != DEFAULT_NETWORK) {
+        let chosen = |network: &NetworkState| network.name != DEFAULT_NETWORK && wanted(network);
+        for network in self.list()?.into_iter().filter(chosen) {
             match self.remove_unused(&network) {
-                Ok(()) => removed.push(network.name),
+                Ok(()) => removed.push(network),
                 Err(error) if error.kind() == crate::ErrorKind::Conflict => {}
                 Err(error) => return Err(error).context(|| format!("network {}", network.name)),
             }

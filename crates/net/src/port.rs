@@ -40,7 +40,7 @@ impl Addresses {
         let reached: Vec<IpAddr> =
             all.into_iter().filter(|ip| if ip.is_ipv4() { self.ipv4 } else { self.ipv6 }).collect();
         if reached.is_empty() {
-            let port = format!("{}/{}", spec.ports.0, firewall::protocol_name(spec.protocol));
+            let port = format!("{}/{}", spec.ports.0, spec.protocol.name());
             let what = match wanted {
                 Some(ip) => format!(
                     "port {port} can not be published at {ip}: the workload has no network with {} that leads outside",
@@ -167,7 +167,7 @@ fn bind(ip: IpAddr, port: u16, protocol: Protocol) -> Result<Option<OwnedFd>> {
         Ok(socket) => Ok(Some(socket)),
         Err(error) if error.errno() == Errno::PROTONOSUPPORT => Ok(None),
         Err(error) if error.errno() == Errno::ADDRINUSE => {
-            let name = firewall::protocol_name(protocol);
+            let name = protocol.name();
             Err(Error::conflict(format!("port {}/{name} of the host is in use", SocketAddr::new(ip, port))))
         }
         Err(error) if error.errno() == Errno::ADDRNOTAVAIL => {

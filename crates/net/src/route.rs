@@ -38,6 +38,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_STATS64: u16 = 23;
+const IFLA_LINK_NETNSID: u16 = 37;
 const LINK_HEADER_BYTES: usize = 16;
 
 /// A socket; it stays in the network namespace in which it was opened.
@@ -53,6 +54,9 @@ pub(crate) struct Link {
     /// The index of the bridge that it is a port of; 0 for none.
     pub(crate) master: u32,
     pub(crate) mac: Vec<u8>,
+    /// Whether it is one end of a pair whose other end is in a network namespace that has ended: the kernel removes both
+    /// in its own time.
+    pub(crate) is_ending: bool,
     /// Packets and bytes received, sent, and dropped in both directions.
     pub(crate) counts: LinkCounts,
 }
@@ -360,6 +364,8 @@ fn link(message: &[u8]) -> std::result::Result<Link, DecodeError> {
             IFLA_MTU => link.mtu_bytes = parse_u32(attribute.value())?,
             IFLA_MASTER => link.master = parse_u32(attribute.value())?,
             IFLA_ADDRESS => link.mac = attribute.value().to_vec(),
+            // No number is given to a namespace that nobody has any more.
+            IFLA_LINK_NETNSID => link.is_ending = parse_u32(attribute.value())? == u32::MAX,
             IFLA_STATS64 => link.counts = counts(attribute.value()),
             _ => {}
         }

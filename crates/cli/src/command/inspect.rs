@@ -14,6 +14,7 @@ use crate::shape::{self, Document};
 enum Kind {
     Container,
     Image,
+    Network,
     Volume,
 }
 
@@ -35,7 +36,7 @@ pub(crate) struct Inspect {
 
 impl Verb for Inspect {
     const NAME: &'static str = "inspect";
-    const ABOUT: &'static str = "Print all about workloads, images and volumes";
+    const ABOUT: &'static str = "Print all about workloads, images, networks and volumes";
 
     fn run(self, session: &Session) -> Result<u8> {
         let engine = session.engine()?;
@@ -65,7 +66,7 @@ pub(super) fn documents(
     Ok(u8::from(!failed.is_empty()))
 }
 
-/// A workload, an image or a volume: whichever has the name first.
+/// A workload, an image, a network or a volume: whichever has the name first.
 fn any(engine: &Engine, name: &str, size: bool) -> Result<Document> {
     match engine.find(name) {
         Ok(workload) => return container(&workload, size),
@@ -78,16 +79,20 @@ fn any(engine: &Engine, name: &str, size: bool) -> Result<Document> {
         // What is no name of an image may be one of a volume.
         Err(_) => {}
     }
-    match one(engine, Kind::Volume, name, size) {
-        Ok(document) => Ok(document),
-        Err(_) => Err(Failure::new(format!("there is no workload, image or volume {name:?}"))),
+    for kind in [Kind::Network, Kind::Volume] {
+        // Likewise.
+        if let Ok(document) = one(engine, kind, name, size) {
+            return Ok(document);
+        }
     }
+    Err(Failure::new(format!("there is no workload, image, network or volume {name:?}")))
 }
 
 fn one(engine: &Engine, kind: Kind, name: &str, size: bool) -> Result<Document> {
     match kind {
         Kind::Container => container(&engine.find(name)?, size),
         Kind::Image => shape::image::image(&engine.images().find(name)?),
+        Kind::Network => shape::network::document(engine, &super::network::find(engine, name)?),
         Kind::Volume => super::volume::document(engine, name),
     }
 }

@@ -9,7 +9,6 @@ use super::start::change;
 use crate::failure::{Failure, Result};
 use crate::flags;
 use crate::flags::limits::LimitFlags;
-use crate::flags::port::protocol_name;
 use crate::line::Verb;
 use crate::session::{Session, print};
 
@@ -113,9 +112,10 @@ impl Verb for Port {
         let workload = session.engine()?.find(&self.workload)?;
         let wanted = self.port.as_deref().map(flags::port::expose).transpose()?;
         let mut lines = String::new();
-        for published in crate::shape::container::published(workload.spec()) {
-            let inside = format!("{}/{}", published.port, protocol_name(published.protocol));
-            let outside = format!("{}:{}", published.host_ip, published.host_port);
+        let attachment = if workload.state()?.is_running() { workload.attachment()? } else { None };
+        for published in crate::shape::network::published(attachment.as_ref()) {
+            let inside = format!("{}/{}", published.port, published.protocol.name());
+            let outside = published.place();
             match &wanted {
                 None => lines += &format!("{inside} -> {outside}\n"),
                 Some(wanted) if wanted.contains(&inside) => lines += &format!("{outside}\n"),

@@ -12,6 +12,7 @@ mod life;
 mod login;
 mod logs;
 mod man;
+mod network;
 mod ps;
 mod pull;
 mod run;
@@ -128,6 +129,19 @@ pub(crate) const GROUPS: &[Group] = &[
             named::<kernel::List>("ls", &["list"]),
             named::<kernel::Remove>("rm", &["remove"]),
             entry::<kernel::Use>(),
+        ],
+    },
+    Group {
+        name: "network",
+        about: "Commands about networks",
+        entries: &[
+            entry::<network::Connect>(),
+            entry::<network::Create>(),
+            entry::<network::Disconnect>(),
+            entry::<network::Inspect>(),
+            named::<network::List>("ls", &["list"]),
+            entry::<network::Prune>(),
+            named::<network::Remove>("rm", &["remove"]),
         ],
     },
     Group {

@@ -1,19 +1,17 @@
 //! `moat ps`.
 
-use std::collections::BTreeSet;
-
 use clap::Args;
 use moat_engine::{Engine, Timestamp, Workload, WorkloadState};
-use moat_model::workload::{MountSource, NetworkMode, Status};
+use moat_model::workload::{MountSource, NetworkMode, PortSpec, Protocol, Status, parse_exposed};
 
 use crate::failure::{Failure, Result};
 use crate::filter::Filters;
-use crate::flags::port::protocol_name;
 use crate::format::{self, Column, Format, Row, human};
 use crate::line::Verb;
 use crate::session::{Session, print};
-use crate::shape::container::{command, health_suffix, published};
+use crate::shape::container::{command, exposed, health_suffix};
 use crate::shape::host_config::network_mode;
+use crate::shape::network::{ports_text, published};
 
 #[derive(Args, Debug)]
 pub(crate) struct Ps {
@@ -122,12 +120,12 @@ impl Ps {
         .set("RunningFor", format!("{} ago", human::duration(since(record.created))))
         .set("Status", status(state))
         .set("State", state.status.name())
-        .set("Ports", if state.is_running() { ports(workload) } else { String::new() })
+        .set("Ports", if state.is_running() { ports(workload)? } else { String::new() })
         .set("Names", workload.name())
         .set("Size", if self.size || self.format.is_some() { size(workload)? } else { String::new() })
         .set("Mounts", cut(mounts(workload)?.join(","), 15))
         .set("LocalVolumes", volumes(workload)?.to_string())
-        .set("Networks", network_mode(&spec.network.mode, spec));
+        .set("Networks", networks(workload).join(","));
         row.labels(&labels(workload));
         Ok(row)
     }
@@ -159,29 +157,17 @@ pub(super) fn status(state: &WorkloadState) -> String {
     }
 }
 
-fn ports(workload: &Workload) -> String {
-    let mut shown: Vec<String> = published(workload.spec())
-        .iter()
-        .map(|port| {
-            format!("{}:{}->{}/{}", port.host_ip, port.host_port, port.port, protocol_name(port.protocol))
-        })
-        .collect();
-    let taken: BTreeSet<String> = published(workload.spec())
-        .iter()
-        .map(|port| format!("{}/{}", port.port, protocol_name(port.protocol)))
-        .collect();
-    let exposed: BTreeSet<String> = workload
-        .image()
-        .map(|image| image.config.config.exposed_ports.clone())
-        .unwrap_or_default()
-        .into_iter()
-        .chain(workload.spec().network.expose.clone())
-        .collect();
+fn ports(workload: &Workload) -> Result<String> {
+    let published = published(workload.attachment()?.as_ref());
+    let is_published = |port: &(u16, Protocol)| published.iter().any(|one| (one.port, one.protocol) == *port);
     // With the host's network nothing is hidden that could be exposed.
-    if workload.spec().network.mode != NetworkMode::Host {
-        shown.extend(exposed.difference(&taken).cloned());
-    }
-    shown.join(", ")
+    let mut silent: Vec<(u16, Protocol)> = match workload.spec().network.mode {
+        NetworkMode::Host => Vec::new(),
+        _ => exposed(workload).iter().flat_map(|text| parse_exposed(text).unwrap_or_default()).collect(),
+    };
+    silent.retain(|port| !is_published(port));
+    silent.sort_unstable();
+    Ok(ports_text(&published, &silent))
 }
 
 fn mounts(workload: &Workload) -> Result<Vec<String>> {
@@ -191,6 +177,15 @@ fn mounts(workload: &Workload) -> Result<Vec<String>> {
         MountSource::Tmpfs { .. } => None,
     };
     Ok(crate::shape::container::all_mounts(workload)?.into_iter().filter_map(name).collect())
+}
+
+/// The names of its networks.
+fn networks(workload: &Workload) -> Vec<String> {
+    let spec = workload.spec();
+    match spec.network.mode {
+        NetworkMode::Bridge => moat_engine::network_names(&spec.network),
+        _ => vec![network_mode(&spec.network.mode, spec)],
+    }
 }
 
 fn volumes(workload: &Workload) -> Result<usize> {
@@ -261,13 +256,16 @@ impl<'a> Check<'a> {
         };
         let exposes = |wanted: &str| {
             let wanted = crate::flags::port::expose(wanted).unwrap_or_default();
-            spec.network.expose.iter().any(|port| wanted.contains(port))
+            exposed(workload).iter().any(|port| wanted.contains(port))
         };
         let publishes = |wanted: &str| {
-            let wanted = crate::flags::port::expose(wanted).unwrap_or_default();
-            published(spec)
-                .iter()
-                .any(|port| wanted.contains(&format!("{}/{}", port.port, protocol_name(port.protocol))))
+            let wanted = parse_exposed(wanted).unwrap_or_default();
+            let fits = |spec: &PortSpec| {
+                wanted.iter().any(|(port, protocol)| {
+                    spec.protocol == *protocol && (spec.ports.0..=spec.ports.1).contains(port)
+                })
+            };
+            spec.network.ports.iter().any(fits)
         };
         filters.any("id", |id| record.id.starts_with(id))
             && filters.any("name", |name| workload.name().contains(name.trim_start_matches('/')))
@@ -276,7 +274,7 @@ impl<'a> Check<'a> {
             && (self.codes.is_empty() || (state.status == Status::Exited && self.codes.contains(&code)))
             && filters.any("ancestor", |name| self.images.contains(&record.image) || spec.image == name)
             && filters.any("volume", mounted)
-            && filters.any("network", |name| network_mode(&spec.network.mode, spec) == name)
+            && filters.any("network", |name| networks(workload).iter().any(|one| one == name))
             && filters.any("expose", exposes)
             && filters.any("publish", publishes)
             && self.before.is_none_or(|time| record.created < time)

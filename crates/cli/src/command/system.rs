@@ -305,7 +305,7 @@ pub(crate) struct Prune {
 
 impl Verb for Prune {
     const NAME: &'static str = "prune";
-    const ABOUT: &'static str = "Remove workloads that do not run, and images that nothing uses";
+    const ABOUT: &'static str = "Remove workloads that do not run, and networks and images that nothing uses";
 
     fn run(self, session: &Session) -> Result<u8> {
         let (mut spec, filters) = self.chosen.spec()?;
@@ -313,13 +313,16 @@ impl Verb for Prune {
         if !self.chosen.force {
             let images = if self.all { "all images that no workload uses" } else { "images without a name" };
             let volumes = if self.volumes { ", anonymous volumes that no workload uses" } else { "" };
-            if !confirm(&format!("This removes workloads that do not run, {images}{volumes}."))? {
+            let what =
+                format!("workloads that do not run, networks that no workload uses, {images}{volumes}");
+            if !confirm(&format!("This removes {what}."))? {
                 return Ok(0);
             }
         }
         let engine = session.engine()?;
         let mut pruned = engine.prune(&spec)?;
         let mut text = ids("Deleted Containers:", &pruned.workloads);
+        text += &super::network::prune(&engine, &filters, spec.until)?;
         if self.volumes {
             let removed = super::volume::volumes(&engine)
                 .prune(false, &|volume: &Volume| filters.labels(&volume.state.labels))?;

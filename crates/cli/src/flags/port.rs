@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use moat_model::workload::{PortSpec, Protocol};
+use moat_model::workload::{PortSpec, Protocol, parse_exposed, parse_port_range as range};
 
 /// `[IP:][HOST[-END]:]PORT[-END][/PROTOCOL]`, or `target=80,published=8080,protocol=tcp`.
 pub(crate) fn publish(text: &str) -> Result<PortSpec, String> {
@@ -10,7 +10,7 @@ pub(crate) fn publish(text: &str) -> Result<PortSpec, String> {
         return publish_long(text);
     }
     let (rest, protocol) = match text.split_once('/') {
-        Some((rest, name)) => (rest, protocol(name)?),
+        Some((rest, name)) => (rest, Protocol::parse(name)?),
         None => (text, Protocol::Tcp),
     };
     let (front, port) = rest.rsplit_once(':').map_or((None, rest), |(front, port)| (Some(front), port));
@@ -59,7 +59,7 @@ fn publish_long(text: &str) -> Result<PortSpec, String> {
         match field.split_once('=') {
             Some(("target", value)) => target = Some(range(value)?),
             Some(("published", value)) => published = value,
-            Some(("protocol", value)) => spoken = protocol(value)?,
+            Some(("protocol", value)) => spoken = Protocol::parse(value)?,
             Some((key, _)) => return Err(format!("{key:?} is not one of target, published and protocol")),
             None => return Err(format!("{field:?} should be KEY=VALUE")),
         }
@@ -71,42 +71,8 @@ fn publish_long(text: &str) -> Result<PortSpec, String> {
 
 /// `PORT[-END][/PROTOCOL]`, as one line `PORT/PROTOCOL` for each port.
 pub(crate) fn expose(text: &str) -> Result<Vec<String>, String> {
-    let (ports, name) = text.split_once('/').unwrap_or((text, "tcp"));
-    let spoken = protocol_name(protocol(name)?);
-    let (first, last) = range(ports)?;
-    Ok((first..=last).map(|port| format!("{port}/{spoken}")).collect())
-}
-
-/// A protocol's name.
-pub(crate) fn protocol_name(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Sctp => "sctp",
-    }
-}
-
-fn protocol(name: &str) -> Result<Protocol, String> {
-    match name.to_ascii_lowercase().as_str() {
-        "tcp" => Ok(Protocol::Tcp),
-        "udp" => Ok(Protocol::Udp),
-        "sctp" => Ok(Protocol::Sctp),
-        _ => Err(format!("{name:?} is not one of the protocols tcp, udp and sctp")),
-    }
-}
-
-fn range(text: &str) -> Result<(u16, u16), String> {
-    let one = |part: &str| match part.parse::<u16>() {
-        Ok(port) if port > 0 && part.bytes().all(|byte| byte.is_ascii_digit()) => Ok(port),
-        _ => Err(format!("{part:?} is no port; ports are 1 to 65535")),
-    };
-    match text.split_once('-') {
-        None => one(text).map(|port| (port, port)),
-        Some((first, last)) => match (one(first)?, one(last)?) {
-            (first, last) if first <= last => Ok((first, last)),
-            _ => Err(format!("the range {text} goes down")),
-        },
-    }
+    let line = |(port, protocol): (u16, Protocol)| format!("{port}/{}", protocol.name());
+    Ok(parse_exposed(text)?.into_iter().map(line).collect())
 }
 
 #[cfg(test)]

@@ -1,17 +1,18 @@
 //! A workload as `docker inspect` shows a container.
 
+use std::collections::BTreeSet;
+
 use moat_engine::image::{Image, RunConfig};
 use moat_engine::{Health, Timestamp, Workload, WorkloadState};
-use moat_model::workload::{HealthProbe, HealthSpec, MountSource, MountSpec, Protocol, Status, WorkloadSpec};
+use moat_model::workload::{HealthProbe, HealthSpec, MountSource, MountSpec, Status, WorkloadSpec};
 use serde_json::{Value, json};
 
 use super::host_config::host_config;
 use super::{Document, list_or_null, object, set_or_null, texts};
 use crate::failure::Result;
-use crate::flags::port::protocol_name;
 
 /// What Go has for "never".
-const NEVER: &str = "0001-01-01T00:00:00Z";
+pub(crate) const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// The document of a workload.
 pub(crate) fn container(workload: &Workload, sizes: Option<(u64, u64)>) -> Result<Document> {
@@ -50,7 +51,7 @@ pub(crate) fn container(workload: &Workload, sizes: Option<(u64, u64)>) -> Resul
     if let Document::Object(fields) = &mut document {
         fields.push(("Mounts", mounts(workload)?.into()));
         fields.push(("Config", config(workload, image)));
-        fields.push(("NetworkSettings", network(workload, &state)));
+        fields.push(("NetworkSettings", super::network::settings(workload, &state)?));
     }
     Ok(document)
 }
@@ -118,57 +119,11 @@ pub(crate) fn health_suffix(state: &WorkloadState) -> &'static str {
     }
 }
 
-/// A published port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Published {
-    /// Port of the workload.
-    pub(crate) port: u16,
-    /// Its protocol.
-    pub(crate) protocol: Protocol,
-    /// Address of the host.
-    pub(crate) host_ip: String,
-    /// Port of the host.
-    pub(crate) host_port: u16,
-}
-
-/// The ports whose places on the host the wish names.
-pub(crate) fn published(spec: &WorkloadSpec) -> Vec<Published> {
-    let mut found = Vec::new();
-    for wish in &spec.network.ports {
-        let Some((first, _)) = wish.host_ports else { continue };
-        for (at, port) in (wish.ports.0..=wish.ports.1).enumerate() {
-            let host_port = first.saturating_add(u16::try_from(at).unwrap_or(u16::MAX));
-            let hosts = match wish.host_ip {
-                Some(ip) => vec![ip.to_string()],
-                None => vec!["0.0.0.0".to_owned(), "[::]".to_owned()],
-            };
-            found.extend(hosts.into_iter().map(|host_ip| Published {
-                port,
-                protocol: wish.protocol,
-                host_ip,
-                host_port,
-            }));
-        }
-    }
-    found
-}
-
-fn network(workload: &Workload, state: &WorkloadState) -> Document {
-    let mut ports = serde_json::Map::new();
-    let shown = if state.is_running() { published(workload.spec()) } else { Vec::new() };
-    for port in shown {
-        let place = ports
-            .entry(format!("{}/{}", port.port, protocol_name(port.protocol)))
-            .or_insert_with(|| Value::Array(Vec::new()));
-        if let Value::Array(places) = place {
-            let ip = port.host_ip.trim_matches(['[', ']']);
-            places.push(json!({"HostIp": ip, "HostPort": port.host_port.to_string()}));
-        }
-    }
-    object! {
-        "Ports": Value::Object(ports),
-        "Networks": Value::Object(serde_json::Map::new()),
-    }
+/// The ports that a workload serves, as its image and its user say. What is no port is left out.
+pub(crate) fn exposed(workload: &Workload) -> BTreeSet<String> {
+    let image = workload.image().map(|image| image.config.config.exposed_ports.clone()).unwrap_or_default();
+    let all = image.into_iter().chain(workload.spec().network.expose.clone());
+    all.flat_map(|text| crate::flags::port::expose(&text).unwrap_or_default()).collect()
 }
 
 /// What a workload starts with: the image's configuration and the wish together.
@@ -294,7 +249,7 @@ mod tests {
     use moat_engine::image::{Image, ImageConfig};
     use moat_model::workload::WorkloadSpec;
 
-    use super::{command, environment, published};
+    use super::{command, environment};
 
     fn words(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()
@@ -331,17 +286,5 @@ mod tests {
     #[test]
     fn variables_replace_those_of_the_image() {
         assert_eq!(environment(&words("A=1 B=2 C=3"), &words("B=x A D=4")), words("B=x C=3 D=4"));
-    }
-
-    #[test]
-    fn ports_at_places_that_were_named() {
-        let mut spec = WorkloadSpec::default();
-        spec.network.ports = vec![
-            crate::flags::port::publish("127.0.0.1:80-81:8080-8081/udp").unwrap(),
-            crate::flags::port::publish("90").unwrap(),
-        ];
-        let found = published(&spec);
-        let places: Vec<_> = found.iter().map(|port| (&*port.host_ip, port.host_port, port.port)).collect();
-        assert_eq!(places, [("127.0.0.1", 80, 8080), ("127.0.0.1", 81, 8081)]);
     }
 }

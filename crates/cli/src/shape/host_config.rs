@@ -7,7 +7,6 @@ use moat_model::workload::{
 use serde_json::{Value, json};
 
 use super::{Document, list_or_null, object, texts};
-use crate::flags::port::protocol_name;
 
 /// The document.
 pub(crate) fn host_config(spec: &WorkloadSpec) -> Document {
@@ -144,7 +143,7 @@ fn port_bindings(spec: &WorkloadSpec) -> Value {
                 wish.host_ports.map_or(String::new(), |(first, _)| (usize::from(first) + at).to_string());
             let ip = wish.host_ip.map_or(String::new(), |ip| ip.to_string());
             let place = map
-                .entry(format!("{port}/{}", protocol_name(wish.protocol)))
+                .entry(format!("{port}/{}", wish.protocol.name()))
                 .or_insert_with(|| Value::Array(Vec::new()));
             if let Value::Array(places) = place {
                 places.push(json!({"HostIp": ip, "HostPort": host}));

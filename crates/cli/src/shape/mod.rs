@@ -3,6 +3,7 @@
 pub(crate) mod container;
 pub(crate) mod host_config;
 pub(crate) mod image;
+pub(crate) mod network;
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};

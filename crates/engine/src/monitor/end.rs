@@ -104,7 +104,11 @@ impl Monitor<'_> {
             Ok(Some(warning)) => self.trouble(&crate::Error::new(warning)),
             Err(error) => self.trouble(&error),
         }
-        if let Err(error) = std::mem::take(&mut self.network).release() {
+        self.release_network();
+    }
+
+    fn release_network(&mut self) {
+        if let Err(error) = std::mem::take(&mut self.network).release(&self.launch.engine, &self.host) {
             self.trouble(&error);
         }
     }
@@ -150,9 +154,7 @@ impl Monitor<'_> {
     pub(super) fn over(&mut self) {
         self.phase = Phase::Over;
         self.state.monitor = ProcessState::default();
-        if let Err(error) = std::mem::take(&mut self.network).release() {
-            self.trouble(&error);
-        }
+        self.release_network();
         let restarting = self.stopping.as_ref().is_some_and(|stopping| stopping.restarting);
         let ended = if self.launch.record.spec.auto_remove && !restarting {
             self.removed = true;

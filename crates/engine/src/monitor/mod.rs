@@ -40,7 +40,7 @@ use crate::frame::{Packet, StartedPacket};
 use crate::isolation::{Bundle, Container, Isolation, Process};
 use crate::launch::Launch;
 use crate::log::LogWriter;
-use crate::network::Network;
+use crate::network::{self, HostMounts, Network};
 use crate::overlay::Overlay;
 use crate::prepare::configure;
 use crate::workload::{Folder, ProcessState, WorkloadState};
@@ -91,6 +91,7 @@ pub(crate) struct Monitor<'a> {
     /// What the wall was built from the last time: the end needs its hooks.
     config: Option<oci::Spec>,
     network: Network,
+    host: HostMounts,
     mounted: bool,
     server: Server,
     signals: OwnedFd,
@@ -129,7 +130,7 @@ fn live(launch: &Launch, first: First, starter: &OwnedFd) -> Result<()> {
         // Whoever started it may be gone.
         let _ = net::send_now(starter.as_fd(), &Packet::Failed(error.clone()).encode(), &[]);
     };
-    let (signals, listener) = match prepare(launch) {
+    let (host, signals, listener) = match prepare(launch) {
         Ok(prepared) => prepared,
         Err(error) => {
             failed(&error);
@@ -138,7 +139,7 @@ fn live(launch: &Launch, first: First, starter: &OwnedFd) -> Result<()> {
     };
     let starter_of_server = mount::duplicate(starter.as_fd())?;
     drop(starter);
-    let mut monitor = Monitor::new(launch, first, signals, listener)?;
+    let mut monitor = Monitor::new(launch, first, host, (signals, listener))?;
     monitor.server.admit_first(starter_of_server, first.stdin, first.outputs);
     monitor.run()
 }
@@ -162,18 +163,20 @@ fn detach(starter: &OwnedFd) -> Result<OwnedFd> {
 }
 
 /// A mount namespace of its own, signals as a descriptor, and the socket.
-fn prepare(launch: &Launch) -> Result<(OwnedFd, OwnedFd)> {
+fn prepare(launch: &Launch) -> Result<(HostMounts, OwnedFd, OwnedFd)> {
     let folder = &launch.folder;
+    let host = HostMounts::own()?;
     sys::unshare(namespace::MOUNT).context(|| "a mount namespace for the monitor")?;
     folder.make_run()?;
     crate::rootless::note(launch.engine.roots(), ProcessState::of(std::process::id().cast_signed()))?;
     crate::roots::make_folder(&launch.mount_point).context(|| launch.mount_point.display().to_string())?;
     make_private(&launch.mount_point)?;
+    network::let_go_of_others(&launch.engine)?;
     let run = fs::open(&folder.run, OFlags::PATH | OFlags::DIRECTORY)?;
     // Left by a monitor that was killed.
     crate::file::remove_if_there(&folder.run.join(SOCKET))?;
     let listener = net::listen_in(run.as_fd(), SOCKET).context(|| "the attach socket")?;
-    Ok((sys::signal_descriptor()?, listener))
+    Ok((host, sys::signal_descriptor()?, listener))
 }
 
 /// The mount that holds the mount point is made private here, so that what is mounted below it shows nowhere else. The
@@ -192,7 +195,12 @@ fn make_private(merged: &std::path::Path) -> Result<()> {
 }
 
 impl<'a> Monitor<'a> {
-    fn new(launch: &'a Launch, first: First, signals: OwnedFd, listener: OwnedFd) -> Result<Self> {
+    fn new(
+        launch: &'a Launch,
+        first: First,
+        host: HostMounts,
+        (signals, listener): (OwnedFd, OwnedFd),
+    ) -> Result<Self> {
         let folder = &launch.folder;
         let mut state = folder.state()?;
         state.monitor = ProcessState::of(std::process::id().cast_signed());
@@ -204,6 +212,7 @@ impl<'a> Monitor<'a> {
             state,
             config: None,
             network: Network::default(),
+            host,
             mounted: false,
             server: Server::new(listener),
             signals,
@@ -246,7 +255,7 @@ impl<'a> Monitor<'a> {
     /// Builds the wall and lets the program run.
     fn start(&mut self, recorder: &mut Recorder) -> Result<Vec<String>> {
         self.mount_root()?;
-        self.network = self.launch.prepare_network()?;
+        self.network = self.launch.prepare_network(&self.host)?;
         let first_start = self.state.started.is_none();
         let config = configure(self.launch, &self.launch.mount_point, &self.network, first_start)?;
         let terminal = config.process.as_ref().is_some_and(|process| process.terminal);

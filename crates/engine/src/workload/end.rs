@@ -152,6 +152,7 @@ impl Workload {
             true,
             &mut moat_sandbox::record::Recorder::new(false, None),
         )?;
+        self.release_network()?;
         self.folder().remove_run()?;
         let mut ended = state.clone();
         ended.monitor = ProcessState::default();

@@ -31,7 +31,7 @@ pub use state::{
     ExitStatus, Health, HealthResult, HealthState, OomVictim, ProcessState, WorkloadRecord, WorkloadState,
 };
 
-pub(crate) use folder::Folder;
+pub(crate) use folder::{Folder, Lock};
 pub(crate) use name::holder;
 pub(crate) use remove::remove_files;
 

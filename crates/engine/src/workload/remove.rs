@@ -82,6 +82,7 @@ pub(crate) fn remove_files(
     if !record.name.is_empty() {
         name::release(engine.roots(), &record.name, &folder.id)?;
     }
+    engine.networks().release(folder.id.as_str())?;
     let mounts = folder.mounts()?;
     let removing = folder.take_away(engine.roots()).context(what)?;
     engine.images().release(folder.id.as_str()).context(what)?;

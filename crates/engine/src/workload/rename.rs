@@ -30,6 +30,7 @@ impl Workload {
             return Err(error);
         }
         name::release(roots, &old, self.id())?;
+        self.announce_name(&record)?;
         self.record = record;
         self.tell(Action::Rename, &[("oldName", old)])
     }

@@ -22,6 +22,19 @@ pub enum NetworkMode {
     Path(String),
 }
 
+impl NetworkMode {
+    /// Its kind in one word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Host => "host",
+            Self::None => "none",
+            Self::Container(_) => "container",
+            Self::Path(_) => "ns",
+        }
+    }
+}
+
 /// A place on one network.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -51,6 +64,48 @@ pub enum Protocol {
     Udp,
     /// RFC 9260.
     Sctp,
+}
+
+impl Protocol {
+    /// Its name in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+
+    /// The protocol of a name, in whatever case.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        [Self::Tcp, Self::Udp, Self::Sctp]
+            .into_iter()
+            .find(|protocol| name.eq_ignore_ascii_case(protocol.name()))
+            .ok_or_else(|| format!("{name:?} is not one of the protocols tcp, udp and sctp"))
+    }
+}
+
+/// First and last port of `PORT[-END]`.
+pub fn parse_port_range(text: &str) -> Result<(u16, u16), String> {
+    let one = |part: &str| match part.parse::<u16>() {
+        Ok(port) if port > 0 && part.bytes().all(|byte| byte.is_ascii_digit()) => Ok(port),
+        _ => Err(format!("{part:?} is no port; ports are 1 to 65535")),
+    };
+    match text.split_once('-') {
+        None => one(text).map(|port| (port, port)),
+        Some((first, last)) => match (one(first)?, one(last)?) {
+            (first, last) if first <= last => Ok((first, last)),
+            _ => Err(format!("the range {text} goes down")),
+        },
+    }
+}
+
+/// The ports of `PORT[-END][/PROTOCOL]`, as an image and `--expose` name what a workload serves.
+pub fn parse_exposed(text: &str) -> Result<Vec<(u16, Protocol)>, String> {
+    let (ports, name) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = Protocol::parse(name)?;
+    let (first, last) = parse_port_range(ports)?;
+    Ok((first..=last).map(|port| (port, protocol)).collect())
 }
 
 /// Ports of the host that lead to ports of the workload; the two ranges are of one length, or the

@@ -139,7 +139,7 @@ impl Zone {
         if !outside || ours {
             return Ok(answer(question.answer(ResponseCode::NXDomain, Vec::new())));
         }
-        let servers = if dns.is_empty() { crate::resolv_conf::ResolvConf::of_host().servers } else { dns };
+        let servers = if dns.is_empty() { crate::resolv_conf::servers_of_host() } else { dns };
         if servers.is_empty() {
             return Ok(answer(question.answer(ResponseCode::ServFail, Vec::new())));
         }

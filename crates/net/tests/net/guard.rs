@@ -1,6 +1,6 @@
 //! Workloads that pretend to be others; and what is within reach of one.
 
-use crate::host::{HOST, Host, ip, ip6, place, publish, sh};
+use crate::host::{HOST, Host, ip, ip6, live, place, publish, sh};
 use moat_model::workload::Protocol;
 
 /// Sends frames that the kernel would not: arguments are interface, then frames in hexadecimal digits.
@@ -120,7 +120,7 @@ fn what_is_within_reach_of_a_workload() {
     assert_eq!(tables, "table inet moat\ntable bridge moat");
     sh("nft flush ruleset");
     assert_eq!(host.outside().ask("tcp", HOST, 8080), None);
-    host.networks.check(&["one".to_owned()].into(), true).unwrap();
+    host.networks.check(&live(&["one"]), true).unwrap();
     assert_eq!(host.outside().ask("tcp", HOST, 8080).as_deref(), Some(crate::host::OUTSIDE));
     host.networks.release("one").unwrap();
 }

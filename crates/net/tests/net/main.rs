@@ -13,3 +13,6 @@ mod names;
 mod reach;
 mod repair;
 mod tap;
+#[allow(dead_code, unreachable_pub, reason = "what the tests of whole programs use, too")]
+#[path = "../../../../tests/src/wire.rs"]
+mod wire;

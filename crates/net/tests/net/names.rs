@@ -3,7 +3,7 @@
 use moat_model::network::NetAttachment;
 use moat_model::workload::{EndpointSpec, NetworkingSpec};
 
-use crate::host::{Host, OUTSIDE, Place, Running, ip, ip6, place, sh};
+use crate::host::{Host, OUTSIDE, Place, Running, ip, ip6, live, place, sh};
 
 /// What the networks of these tests start as their resolver.
 #[test]
@@ -13,8 +13,7 @@ fn resolver_process() {
 }
 
 fn server(attachment: &NetAttachment) -> String {
-    let text = attachment.resolv_conf.lines().next().unwrap();
-    text.strip_prefix("nameserver ").unwrap().to_owned()
+    attachment.resolver.unwrap().to_string()
 }
 
 /// Asks as dig(1) does; an empty text where there is no such record.
@@ -178,15 +177,15 @@ fn a_resolver_that_was_killed_comes_back() {
     sh(&format!("kill -9 {pid}"));
     while !host
         .networks
-        .check(&["one".to_owned()].into(), false)
+        .check(&live(&["one"]), false)
         .unwrap()
         .iter()
         .any(|one| one.problem == "its resolver does not run")
     {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    host.networks.check(&["one".to_owned()].into(), true).unwrap();
-    assert_eq!(host.networks.check(&["one".to_owned()].into(), false).unwrap(), []);
+    host.networks.check(&live(&["one"]), true).unwrap();
+    assert_eq!(host.networks.check(&live(&["one"]), false).unwrap(), []);
     assert_eq!(dig(&place(&one), &server, "one"), ip(&one, 0));
     host.networks.release("one").unwrap();
     wait_for_end(&server);

@@ -3,7 +3,7 @@
 use moat_model::workload::{EndpointSpec, NetworkMode, NetworkingSpec, PortSpec, Protocol};
 use moat_net::ErrorKind;
 
-use crate::host::{HOST, HOST6, Host, OUTSIDE, OUTSIDE6, ip, ip6, place, publish, sh};
+use crate::host::{HOST, HOST6, Host, OUTSIDE, OUTSIDE6, ip, ip6, live, place, publish, sh};
 
 #[test]
 fn containers_reach_each_other_and_the_outside() {
@@ -92,7 +92,7 @@ fn ipv6_loopback() {
     let _server = place(&one).serve("tcp", "::", 80);
     assert_eq!(Host::own().ask("tcp", "::1", 8080), Some(gateway));
     sh("echo 1 > /proc/sys/net/bridge/bridge-nf-call-ip6tables");
-    let found = host.networks.check(&["one".to_owned()].into(), true).unwrap();
+    let found = host.networks.check(&live(&["one"]), true).unwrap();
     assert_eq!(found[0].problem, "it does not hold what is saved", "{found:?}");
     let refused =
         Host::own().run("python3", &["-c", "import socket; socket.socket(10).connect(('::1', 8080))"]);
