@@ -47,6 +47,16 @@ impl Screen {
         wait_until(|| self.text().lines().any(|line| line.starts_with(prompt)));
     }
 
+    /// Gives the window a size and waits until the program in it has got that size, which takes its time.
+    fn resize(&self, columns: &str, rows: &str) {
+        self.tmux(&["resize-window", "-t", "s", "-x", columns, "-y", rows]);
+        let line = format!(
+            "until stty size | grep -q '^{rows} {columns}$'; do sleep 0.1; done; stty size | tr ' ' x"
+        );
+        self.type_line(&line);
+        self.wait_for(&format!("{rows}x{columns}"));
+    }
+
     fn wait_for(&self, wanted: &str) {
         wait_until(|| self.shows(wanted));
     }
@@ -71,9 +81,7 @@ fn a_session() {
     // The size is the screen's, and follows it.
     screen.type_line("stty size | tr ' ' x");
     screen.wait_for("30x100");
-    screen.tmux(&["resize-window", "-t", "s", "-x", "90", "-y", "25"]);
-    screen.type_line("stty size | tr ' ' x");
-    screen.wait_for("25x90");
+    screen.resize("90", "25");
 
     // Keys reach the foreground job of the workload alone.
     screen.type_line("sleep 1000; echo interrupted");
@@ -96,12 +104,11 @@ fn a_session() {
     assert_eq!(moat.status("sess"), "running");
 
     // Coming back, a further process, and the exit code.
-    screen.type_line("clear; $M attach sess");
+    screen.type_line("clear; $M attach sess; echo code $?");
     screen.type_line("echo $((6 * 7)) again");
     screen.wait_for("42 again");
     screen.type_line("exit 9");
     wait_until(|| moat.status("sess") == "exited");
-    screen.type_line("echo code $?");
     screen.wait_for("code 9");
 }
 
@@ -112,16 +119,14 @@ fn exec_with_a_terminal() {
     let screen = Screen::new(&moat);
     let program = format!("{} --root {}", moat.program().display(), moat.root().display());
     screen.type_line(&format!("M='{program}'"));
-    screen.type_line("$M exec -it -e PS1='in> ' box sh");
+    // The code is asked for on the same line: what is typed while the session ends is the session's.
+    screen.type_line("$M exec -it -e PS1='in> ' box sh; echo code $?");
     screen.wait_for_prompt("in>");
     screen.type_line("stty size | tr ' ' x; tty");
     screen.wait_for("30x100");
     screen.wait_for("/dev/pts/");
-    screen.tmux(&["resize-window", "-t", "s", "-x", "80", "-y", "20"]);
-    screen.type_line("stty size | tr ' ' x");
-    screen.wait_for("20x80");
+    screen.resize("80", "20");
     screen.type_line("exit 3");
-    screen.type_line("echo code $?");
     screen.wait_for("code 3");
 }
 
