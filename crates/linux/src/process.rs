@@ -492,3 +492,13 @@ pub fn signal_number(text: &str) -> Option<i32> {
     }
     NAMES.iter().find(|(name, _)| *name == short).map(|(_, signal)| signal.as_raw())
 }
+
+/// Keeps the allocator to one arena, for a process that gives up system calls later: with more, an arena that shrinks
+/// makes it look into /proc, in whichever thread that happens. Before any thread is started.
+pub fn one_arena() -> Result<()> {
+    // SAFETY: sets a number of the allocator's own.
+    match unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) } {
+        1 => Ok(()),
+        _ => Err(Error::new("mallopt", "M_ARENA_MAX, 1".to_owned(), rustix::io::Errno::INVAL)),
+    }
+}

@@ -76,6 +76,8 @@ fn initramfs(arguments: InitramfsArgs) -> Result<u8> {
 }
 
 fn monitor(shelf: &ShelfArgs, api: Option<&str>) -> Result<Monitor> {
+    moat_linux::process::one_arena()?;
+    more_descriptors()?;
     let mut monitor = Monitor::new(Box::new(say))?;
     if let Some(folder) = &shelf.snapshots {
         let folder =
@@ -86,6 +88,20 @@ fn monitor(shelf: &ShelfArgs, api: Option<&str>) -> Result<Monitor> {
         monitor.serve(server(api)?)?;
     }
     Ok(monitor)
+}
+
+/// Each connection of vsock is a descriptor, and a guest that opens as many as it may must leave some for the
+/// control socket.
+fn more_descriptors() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const ENOUGH: u64 = 8192;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(ENOUGH, |maximum| maximum.min(ENOUGH));
+    if current.is_none_or(|current| current >= wanted) {
+        return Ok(());
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
+        .context(|| "the limit of descriptors")
 }
 
 fn key(shelf: &ShelfArgs) -> Result<Option<Key>> {
