@@ -2,12 +2,16 @@
 //!
 //! Every operation that the kernel works on stands in `running` with its buffers and the guest's memory, so
 //! what it writes to is mapped until it has ended, whatever the guest or the device does meanwhile.
+//!
+//! A ring is a way around a filter of system calls: what it is asked for, the kernel does. So this one is
+//! restricted, before its first entry, to the operations of a disk on the disk's own file.
 #![allow(unsafe_code, reason = "gives the kernel addresses to work on later")]
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use io_uring::register::Restriction;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, opcode, types};
 use moat_linux::Errno;
@@ -50,10 +54,13 @@ impl UringDisk {
     pub fn new(file: File) -> Result<Self> {
         let what = || "io_uring for a disk";
         let plain = FileDisk::new(file.try_clone().context(what)?)?;
-        let ring = IoUring::builder().dontfork().build(ENTRIES).context(what)?;
+        let ring = IoUring::builder().dontfork().setup_r_disabled().build(ENTRIES).context(what)?;
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context(what)?;
-        ring.submitter().register_files(&[file.as_raw_fd()]).context(what)?;
+        let anew = open_anew(&file);
+        ring.submitter().register_files(&[anew.as_ref().unwrap_or(&file).as_raw_fd()]).context(what)?;
         ring.submitter().register_eventfd(event.as_raw_fd()).context(what)?;
+        ring.submitter().register_restrictions(&mut restrictions()).context(what)?;
+        ring.submitter().register_enable_rings().context(what)?;
         let size_bytes = plain.size_bytes();
         Ok(Self { file, size_bytes, ring, event, running: HashMap::new(), done: VecDeque::new() })
     }
@@ -124,6 +131,28 @@ impl UringDisk {
     }
 }
 
+/// The same file, opened once more. The kernel closes a ring's file some time after the process has gone, and with it
+/// goes a lock that was taken by the same opening: the next machine would find the disk in use. Where a file can not
+/// be opened anew, that is so.
+fn open_anew(file: &File) -> Option<File> {
+    use rustix::fs::{Mode, OFlags, fcntl_getfl};
+    let access = fcntl_getfl(file).ok()? & OFlags::RWMODE;
+    let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::open(name, access | OFlags::CLOEXEC, Mode::empty()).map(File::from).ok()
+}
+
+/// What the ring may be asked for: these operations, on the file in its table.
+fn restrictions() -> [Restriction; 6] {
+    [
+        Restriction::sqe_op(opcode::Readv::CODE),
+        Restriction::sqe_op(opcode::Writev::CODE),
+        Restriction::sqe_op(opcode::Fsync::CODE),
+        Restriction::sqe_op(opcode::Fallocate::CODE),
+        Restriction::sqe_op(opcode::Nop::CODE),
+        Restriction::sqe_flags_required(Flags::FIXED_FILE.bits()),
+    ]
+}
+
 fn entry(running: &mut Running) -> std::result::Result<Entry, Errno> {
     let place = |offset: &u64, done: usize| offset + done as u64;
     let entry = match &running.operation {
@@ -149,12 +178,12 @@ fn entry(running: &mut Running) -> std::result::Result<Entry, Errno> {
             range(*offset_bytes, *length_bytes, mode)
         }
     };
-    Ok(entry.flags(Flags::empty()))
+    Ok(entry)
 }
 
 fn range(offset: u64, length: u64, mode: i32) -> Entry {
     if length == 0 {
-        return opcode::Nop::new().build();
+        return opcode::Nop::new().build().flags(Flags::FIXED_FILE);
     }
     opcode::Fallocate::new(FILE, length).offset(offset).mode(mode | libc::FALLOC_FL_KEEP_SIZE).build()
 }
@@ -229,5 +258,33 @@ impl Drop for UringDisk {
             }
             while self.next_done().is_some() {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an operation that no disk needs comes to, put into the ring as a program that was taken over would.
+    fn asked(entry: &Entry) -> i32 {
+        let file = File::from(rustix::fs::memfd_create("disk", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+        let mut disk = UringDisk::new(file).unwrap();
+        // SAFETY: the entries of these tests have paths that live for ever, or no addresses.
+        unsafe { disk.ring.submission().push(entry) }.unwrap();
+        disk.ring.submit_and_wait(1).unwrap();
+        disk.ring.completion().next().unwrap().result()
+    }
+
+    #[test]
+    fn the_ring_does_nothing_but_what_a_disk_needs() {
+        let refused = -Errno::ACCESS.raw_os_error();
+        let here = types::Fd(libc::AT_FDCWD);
+        let path = c"/etc/passwd".as_ptr();
+        assert_eq!(asked(&opcode::OpenAt::new(here, path).build()), refused);
+        assert_eq!(asked(&opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build()), refused);
+        assert_eq!(asked(&opcode::UnlinkAt::new(here, c"/none".as_ptr()).build()), refused);
+        // On a file that is not the disk's.
+        assert_eq!(asked(&opcode::Fsync::new(types::Fd(2)).build()), refused);
+        assert_eq!(asked(&opcode::Fsync::new(FILE).build()), 0);
     }
 }
