@@ -26,10 +26,8 @@ const ANY: &[Allowed] = &[
     (libc::SYS_write, "event descriptors, the serial port's output, messages"),
     (libc::SYS_futex, "locks, and the gate at which processors wait"),
     (libc::SYS_close, "connections and queues that end"),
-    (libc::SYS_mmap, "the allocator"),
     (libc::SYS_munmap, "the allocator"),
     (libc::SYS_mremap, "the allocator"),
-    (libc::SYS_mprotect, "the allocator's arenas of threads"),
     (libc::SYS_brk, "the allocator"),
     (libc::SYS_madvise, "the allocator; stacks of threads that end"),
     (libc::SYS_sched_yield, "locks of the standard library"),
@@ -58,7 +56,6 @@ const DEVICES: &[Allowed] = &[
     (libc::SYS_fdatasync, "disk: flush"),
     (libc::SYS_fallocate, "disk: discard and write zeroes"),
     (libc::SYS_io_uring_enter, "disk"),
-    (libc::SYS_socket, "vsock: the guest connects to a socket of the host"),
     (libc::SYS_connect, "vsock: the guest connects to a socket of the host"),
     (libc::SYS_accept4, "vsock and control: somebody connects"),
     (libc::SYS_sendto, "vsock and control"),
@@ -96,17 +93,31 @@ const CHECK: &[Allowed] = &[
     (libc::SYS_statx, "the memory's file"),
 ];
 
-/// Requests of ioctl(2): mask, value, who needs them.
-const REQUESTS: &[(u64, u64, &str)] = &[
-    (0xff00, 0xae00, "KVM: running, looking at and saving processors"),
-    (0xffff_ffff, 0x4004_54d0, "TUNSETOFFLOAD: the driver chooses its offloads"),
-    (0xffff_ffff, 0x4004_54d9, "TUNSETQUEUE: the driver chooses its queues"),
-    (0xffff_ffff, libc::FIONBIO, "connections are made non-blocking"),
-    (0xffff_ffff, libc::TCGETS, "the terminal"),
-    (0xffff_ffff, libc::TCSETS, "the terminal, put back in the end"),
-    (0xffff_ffff, 0x802c_542a, "TCGETS2: the terminal"),
-    (0xffff_ffff, 0x402c_542b, "TCSETS2: the terminal, put back in the end"),
-    (0xffff_ffff, libc::TIOCGWINSZ, "the terminal's size"),
+/// A system call with some values of one argument: the call, which argument, its bits that count, what they are,
+/// and who needs it.
+type Limited = (libc::c_long, u8, u64, u64, &'static str);
+
+const WHOLE: u64 = 0xffff_ffff;
+const EXECUTABLE: u64 = libc::PROT_EXEC as u64;
+
+/// Every thread.
+const ANY_LIMITED: &[Limited] = &[
+    (libc::SYS_mmap, 2, EXECUTABLE, 0, "the allocator; no code comes to what the program began with"),
+    (libc::SYS_mprotect, 2, EXECUTABLE, 0, "the allocator's arenas of threads"),
+];
+
+/// Threads that serve devices.
+const DEVICES_LIMITED: &[Limited] = &[
+    (libc::SYS_socket, 0, WHOLE, libc::AF_UNIX as u64, "vsock: the guest connects to a socket of the host"),
+    (libc::SYS_ioctl, 1, 0xff00, 0xae00, "KVM: running, looking at and saving processors"),
+    (libc::SYS_ioctl, 1, WHOLE, 0x4004_54d0, "TUNSETOFFLOAD: the driver chooses its offloads"),
+    (libc::SYS_ioctl, 1, WHOLE, 0x4004_54d9, "TUNSETQUEUE: the driver chooses its queues"),
+    (libc::SYS_ioctl, 1, WHOLE, libc::FIONBIO, "connections are made non-blocking"),
+    (libc::SYS_ioctl, 1, WHOLE, libc::TCGETS, "the terminal"),
+    (libc::SYS_ioctl, 1, WHOLE, libc::TCSETS, "the terminal, put back in the end"),
+    (libc::SYS_ioctl, 1, WHOLE, 0x802c_542a, "TCGETS2: the terminal"),
+    (libc::SYS_ioctl, 1, WHOLE, 0x402c_542b, "TCSETS2: the terminal, put back in the end"),
+    (libc::SYS_ioctl, 1, WHOLE, libc::TIOCGWINSZ, "the terminal's size"),
 ];
 
 /// The kinds of threads.
@@ -126,6 +137,13 @@ impl Thread {
             Self::Main => &[ANY, DEVICES, CONTROL],
             Self::Processor => &[ANY, DEVICES],
             Self::Check => &[ANY, CHECK],
+        }
+    }
+
+    fn limited(self) -> &'static [&'static [Limited]] {
+        match self {
+            Self::Main | Self::Processor => &[ANY_LIMITED, DEVICES_LIMITED],
+            Self::Check => &[ANY_LIMITED],
         }
     }
 }
@@ -148,15 +166,12 @@ pub fn filter(thread: Thread) -> Result<BpfProgram> {
     for (call, _reason) in thread.tables().iter().copied().flatten() {
         rules.insert(*call, Vec::new());
     }
-    let mut requests = Vec::new();
-    for (mask, value, _reason) in REQUESTS.iter().filter(|_| thread != Thread::Check) {
+    for (call, argument, mask, value, _reason) in thread.limited().iter().copied().flatten() {
         let operator = SeccompCmpOp::MaskedEq(*mask);
-        let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, operator, *value)
+        let condition = SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, operator, *value)
             .map_err(|error| failed(what, error))?;
-        requests.push(SeccompRule::new(vec![condition]).map_err(|error| failed(what, error))?);
-    }
-    if !requests.is_empty() {
-        rules.insert(libc::SYS_ioctl, requests);
+        let rule = SeccompRule::new(vec![condition]).map_err(|error| failed(what, error))?;
+        rules.entry(*call).or_default().push(rule);
     }
     let arch = std::env::consts::ARCH.try_into().map_err(|error| failed(what, error))?;
     SeccompFilter::new(rules, SeccompAction::Trap, SeccompAction::Allow, arch)
@@ -214,6 +229,9 @@ mod tests {
             let count = calls.len();
             calls.dedup();
             assert_eq!(calls.len(), count, "{thread:?}");
+            // A call that stands in both kinds of tables would be limited in one of them only.
+            let mut limited = thread.limited().iter().copied().flatten().map(|(call, ..)| call);
+            assert!(limited.all(|call| calls.binary_search(call).is_err()), "{thread:?}");
         }
     }
 
