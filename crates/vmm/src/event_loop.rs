@@ -30,7 +30,7 @@ pub(crate) enum Source {
         /// What it calls the descriptor.
         token: u64,
     },
-    /// A processor's access may have changed when a device wants to be woken.
+    /// A processor's access may have changed when a device wants to be woken, or was a fault.
     Touched {
         /// The device.
         device: usize,

@@ -90,6 +90,13 @@ impl Memory {
                  and {MOST_BYTES}"
             )));
         }
+        let host_bytes = host_bytes();
+        if size_bytes > host_bytes {
+            return Err(Error::new(format!(
+                "the guest shall have {size_bytes} bytes of memory, and this host has {host_bytes} with its swap"
+            ))
+            .hint("give the guest less, for it would be killed as soon as it uses what it was told it has"));
+        }
         let what = || format!("guest memory of {size_bytes} bytes");
         let file = match (hugepages, large_page_file()) {
             (false, Ok(file)) => file,
@@ -98,19 +105,22 @@ impl Memory {
         if file.metadata().context(what)?.len() != size_bytes {
             file.set_len(size_bytes).context(what)?;
         }
-        let map = map(&Arc::new(file), size_bytes, libc::MAP_SHARED);
+        // Pages of the pool are claimed now: a machine that finds it empty later would be killed. Others are taken when
+        // they are touched.
+        let reserve = if hugepages { 0 } else { libc::MAP_NORESERVE };
+        let map = map(&Arc::new(file), size_bytes, libc::MAP_SHARED | reserve);
         map.map_err(|error| {
-            if hugepages {
-                error.hint("the host reserves pages of 2 MiB by /proc/sys/vm/nr_hugepages")
+            error.hint(if hugepages {
+                "the host reserves pages of 2 MiB by /proc/sys/vm/nr_hugepages"
             } else {
-                error
-            }
+                "the guest's memory, or the limit of this process's (ulimit -v), has to be another"
+            })
         })
     }
 
     /// Maps a snapshot's memory file: pages that the guest writes become its own, the file stays as it is.
     pub fn private(file: File, size_bytes: u64) -> Result<Self> {
-        map(&Arc::new(file), size_bytes, libc::MAP_PRIVATE)
+        map(&Arc::new(file), size_bytes, libc::MAP_PRIVATE | libc::MAP_NORESERVE)
     }
 
     /// The mapping, as devices and loaders use it.
@@ -167,6 +177,15 @@ impl Memory {
     }
 }
 
+/// All the memory that this host could ever give.
+fn host_bytes() -> u64 {
+    let host = rustix::system::sysinfo();
+    // The types of these numbers differ between architectures.
+    #[allow(clippy::useless_conversion, reason = "see above")]
+    let (ram, swap) = (u64::from(host.totalram), u64::from(host.totalswap));
+    ram.saturating_add(swap).saturating_mul(u64::from(host.mem_unit).max(1))
+}
+
 /// A file that is only memory, in which the kernel takes 2 MiB at once where it has them. A memory file proper
 /// gets single pages on most hosts (`shmem_enabled` is `never`), and each page that the guest touches is then
 /// an exit of its own: seven times as many in a boot. So the file lies on a tmpfs of its own, which nobody else
@@ -197,14 +216,14 @@ fn memory_file(hugepages: bool, size_bytes: u64) -> Result<File> {
     Ok(File::from(file))
 }
 
-fn map(file: &Arc<File>, size_bytes: u64, sharing: i32) -> Result<Memory> {
+fn map(file: &Arc<File>, size_bytes: u64, flags: i32) -> Result<Memory> {
     let mut regions = Vec::new();
     for slot in slots(size_bytes) {
         let what = || format!("mapping {} bytes of guest memory at {:#x}", slot.size_bytes, slot.guest);
         let size = usize::try_from(slot.size_bytes).map_err(|_| Error::new(what()))?;
         let region = MmapRegionBuilder::new(size)
             .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(sharing | libc::MAP_NORESERVE)
+            .with_mmap_flags(flags)
             .with_file_offset(FileOffset::from_arc(Arc::clone(file), slot.offset))
             .build()
             .map_err(|error| Error::new(error.to_string()))
@@ -217,7 +236,7 @@ fn map(file: &Arc<File>, size_bytes: u64, sharing: i32) -> Result<Memory> {
         map: Arc::new(map.context(|| "guest memory")?),
         file: Arc::clone(file),
         size_bytes,
-        shared: sharing == libc::MAP_SHARED,
+        shared: flags & libc::MAP_SHARED != 0,
     })
 }
 

@@ -302,7 +302,7 @@ impl Monitor {
                     lock(&virtio.transport).ready(token);
                 }
             }
-            // Only the time of the next wake-up, which is asked for before each wait.
+            // Only the time of the next wake-up, which is asked for before each wait, and faults, which are told after it.
             Source::Touched { .. } => {}
             Source::Serial => {
                 if let Some(serial) = &self.machine()?.serial {
@@ -329,6 +329,9 @@ impl Monitor {
         let Some(server) = &mut self.server else { return Ok(()) };
         while let Some((id, stream)) = server.accept()? {
             self.events.watch(stream, Source::Connection { id }, Interest::Readable)?;
+            if let Some(id) = server.make_room() {
+                self.events.forget(Source::Connection { id });
+            }
         }
         Ok(())
     }

@@ -18,7 +18,6 @@ use crate::{Context, Error, Result};
 
 /// Opens a disk's file, and claims it: many readers or one writer, among all that ask.
 pub fn open_disk(path: &Path, read_only: bool) -> Result<File> {
-    let what = || format!("disk {}", path.display());
     let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
     // Non-blocking, for a name may be a FIFO, whose open would wait for ever.
     let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -31,13 +30,13 @@ pub fn open_disk(path: &Path, read_only: bool) -> Result<File> {
             _ => error,
         }
     });
-    let file = file.context(what)?;
-    let kind = file.metadata().context(what)?.file_type();
+    let file = file?;
+    let kind = file.metadata()?.file_type();
     if !kind.is_file() && !std::os::unix::fs::FileTypeExt::is_block_device(&kind) {
-        return Err(Error::new("it is neither a file nor a block device")).context(what);
+        return Err(Error::new("it is neither a file nor a block device"));
     }
     // Again as usual: io_uring would give up on what can not be done at once.
-    rustix::fs::fcntl_setfl(&file, access).context(what)?;
+    rustix::fs::fcntl_setfl(&file, access)?;
     let claim = if read_only {
         FlockOperation::NonBlockingLockShared
     } else {
@@ -46,9 +45,8 @@ pub fn open_disk(path: &Path, read_only: bool) -> Result<File> {
     match rustix::fs::flock(&file, claim) {
         Ok(()) => Ok(file),
         Err(Errno::WOULDBLOCK) => Err(Error::new("another machine uses it")
-            .hint("several machines may share a disk that all attach read-only"))
-        .context(what),
-        Err(errno) => Err(errno).context(what),
+            .hint("several machines may share a disk that all attach read-only")),
+        Err(errno) => Err(errno.into()),
     }
 }
 

@@ -179,7 +179,9 @@ pub fn load_flat(memory: &Memory, image: &mut impl Read, entry: Entry) -> Result
     };
     let written = memory.guest().write_slice(&bytes, GuestAddress(address));
     written.map_err(|_| {
-        Error::new(format!("a flat image of {} bytes does not fit at {address:#x}", bytes.len()))
+        let size_bytes = memory.size_bytes();
+        Error::new(format!("the flat image does not fit at {address:#x} into {size_bytes} bytes of memory"))
+            .hint("give it more with --memory")
     })?;
     Ok(entry)
 }

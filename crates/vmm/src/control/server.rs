@@ -21,6 +21,8 @@ struct Connection {
     stream: UnixStream,
     received: Vec<u8>,
     to_send: Vec<u8>,
+    /// The peer will send no more.
+    heard_all: bool,
     /// It ends when all is sent.
     closing: bool,
 }
@@ -65,6 +67,14 @@ impl Server {
         self.listener.as_fd()
     }
 
+    /// Ends the oldest connection, and tells which it was, where there is one too many.
+    pub(crate) fn make_room(&mut self) -> Option<u64> {
+        if self.connections.len() <= MOST_CONNECTIONS {
+            return None;
+        }
+        self.connections.pop_first().map(|(id, _)| id)
+    }
+
     /// The next new connection.
     pub(crate) fn accept(&mut self) -> Result<Option<(u64, BorrowedFd<'_>)>> {
         let stream = match self.listener.accept() {
@@ -74,12 +84,15 @@ impl Server {
             Err(_) => return Ok(None),
         };
         stream.set_nonblocking(true).context(|| "control connection")?;
-        if self.connections.len() >= MOST_CONNECTIONS {
-            self.connections.pop_first();
-        }
         let id = self.next;
         self.next += 1;
-        let fresh = Connection { stream, received: Vec::new(), to_send: Vec::new(), closing: false };
+        let fresh = Connection {
+            stream,
+            received: Vec::new(),
+            to_send: Vec::new(),
+            heard_all: false,
+            closing: false,
+        };
         let connection = self.connections.entry(id).or_insert(fresh);
         Ok(Some((id, connection.stream.as_fd())))
     }
@@ -134,14 +147,15 @@ impl Connection {
                 return false;
             }
         }
-        self.send() && !(self.closing && self.to_send.is_empty())
+        self.send() && !((self.closing || self.heard_all) && self.to_send.is_empty())
     }
 
     fn receive(&mut self) -> bool {
         let mut part = [0; 16 << 10];
-        while self.received.len() <= http::MOST_BYTES {
+        while self.received.len() <= http::MOST_BYTES && !self.heard_all {
             match self.stream.read(&mut part) {
-                Ok(0) => return false,
+                // What it has said before is still answered.
+                Ok(0) => self.heard_all = true,
                 Ok(count) => self.received.extend_from_slice(part.get(..count).unwrap_or_default()),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -49,6 +49,9 @@ impl Kvm {
             }
         })?;
         let version = fd.get_api_version();
+        if version < 0 {
+            return Err(Error::new("/dev/kvm: this is another device, and not KVM"));
+        }
         if version != 12 {
             return Err(Error::new(format!("/dev/kvm: API version {version} instead of 12")));
         }

@@ -23,7 +23,7 @@ use crate::memory::Memory;
 use crate::processor::{End, Ending};
 use crate::rate_limit::{RateLimit, RateLimitSpec};
 use crate::virtio::VirtioDevice;
-use crate::virtio::block::{Block, BlockOptions};
+use crate::virtio::block::{Block, BlockOptions, MOST_QUEUES};
 use crate::virtio::console::{Console, PortOptions};
 use crate::virtio::mmio::{Transport, register};
 use crate::virtio::net::{MOST_PAIRS, Net, NetOptions};
@@ -107,8 +107,10 @@ impl BusDevice for Registers {
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         let mut transport = lock(&self.transport);
+        let faults = transport.lifecycle().faults();
         transport.write(offset, data);
-        if transport.wake_at().is_some() {
+        // A fault is to be told.
+        if transport.wake_at().is_some() || transport.lifecycle().faults() != faults {
             // As for a line.
             let _ = self.touched.write(1);
         }
@@ -184,7 +186,7 @@ fn parts(spec: &MachineSpec) -> Result<Vec<Part>> {
         parts.push(part?);
     }
     if let Some(vsock) = &spec.vsock {
-        parts.push(sockets(vsock).context(|| format!("vsock on {}", vsock.socket))?);
+        parts.push(sockets(vsock)?);
     }
     if spec.console {
         let stdio = Stdio::new()?;
@@ -208,6 +210,9 @@ fn block(name: String, spec: &DiskSpec) -> Result<Part> {
     let file = files::open_disk(&spec.file, spec.read_only)?;
     if spec.id.len() > 20 {
         return Err(Error::new(format!("its id {:?} is longer than 20 bytes", spec.id)));
+    }
+    if !(1..=MOST_QUEUES).contains(&spec.queues) {
+        return Err(Error::new(format!("{} queues are not 1 to {MOST_QUEUES}", spec.queues)));
     }
     let options = BlockOptions {
         read_only: spec.read_only,
@@ -270,7 +275,11 @@ fn random_mac() -> Result<[u8; 6]> {
 
 fn sockets(spec: &VsockSpec) -> Result<Part> {
     if u64::from(spec.cid) < FIRST_GUEST_CID || spec.cid == u32::MAX {
-        return Err(Error::new(format!("address {} is not {FIRST_GUEST_CID} to {}", spec.cid, u32::MAX - 1)));
+        return Err(Error::new(format!(
+            "vsock: address {} is not {FIRST_GUEST_CID} to {}",
+            spec.cid,
+            u32::MAX - 1
+        )));
     }
     let host = UnixVsock::bind(Path::new(&spec.socket))?;
     let watches = vec![Watch { fd: host.event_fd().try_clone()?, token: vsock::HOST }];

@@ -1,11 +1,16 @@
 //! The monitor's standard input and output as a guest's console. Neither is made non-blocking: others share
 //! them, and that flag would be theirs, too. So each call asks first.
+//!
+//! For a terminal that is not enough: it is writable while it has room for one byte, and a write of more waits
+//! until all of it has gone, for ever where nobody reads. So a terminal is opened anew, and only that is made
+//! non-blocking.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::fs::{Mode, OFlags};
+use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
 
 use crate::device::Stream;
 use crate::{Context, Result};
@@ -20,8 +25,10 @@ pub struct Stdio {
 impl Stdio {
     /// Own descriptors of what stands on 0 and 1.
     pub fn new() -> Result<Self> {
-        let clone = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().context(|| "standard input or output");
-        Ok(Self { input: clone(io::stdin().as_fd())?, output: clone(io::stdout().as_fd())? })
+        Ok(Self {
+            input: own(io::stdin().as_fd(), OFlags::RDONLY)?,
+            output: own(io::stdout().as_fd(), OFlags::WRONLY)?,
+        })
     }
 
     /// Both ends once more, for the event loop to watch.
@@ -29,6 +36,19 @@ impl Stdio {
         let clone = |fd: &OwnedFd| fd.try_clone().context(|| "standard input or output");
         Ok(vec![clone(&self.input)?, clone(&self.output)?])
     }
+}
+
+/// A descriptor of our own of what stands on another.
+fn own(fd: BorrowedFd<'_>, access: OFlags) -> Result<OwnedFd> {
+    let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    // A terminal of another user's, or a process without /proc, has to do with the one that there is.
+    if isatty(fd)
+        && let Ok(anew) = rustix::fs::open(name, flags, Mode::empty())
+    {
+        return Ok(anew);
+    }
+    fd.try_clone_to_owned().context(|| "standard input or output")
 }
 
 /// Whether a call would not block now.
@@ -48,7 +68,7 @@ impl Stream for Stdio {
 
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
         can(&self.output, PollFlags::OUT)?;
-        // A pipe that is writable takes so much without blocking, and a terminal takes what it can.
+        // A pipe that is writable takes so much without blocking.
         const ATOMIC_BYTES: usize = 4096;
         let part = from.get(..ATOMIC_BYTES).unwrap_or(from);
         Ok(rustix::io::write(&self.output, part)?)
