@@ -46,8 +46,11 @@ impl<'a> Io<'a> {
             self.again = true;
             return Ok(None);
         };
-        self.turn = turn;
-        queue.pop(self.memory)
+        let chain = queue.pop(self.memory)?;
+        let bytes = chain.as_ref().map_or(0, |chain| chain.readable_bytes() + chain.writable_bytes());
+        // A chain is shorter than 4 GiB.
+        self.turn = turn.saturating_sub(bytes as u32 / super::TURN_BYTES);
+        Ok(chain)
     }
 
     /// Asks to be called again, as by a timer, as soon as others have had their turn.

@@ -398,9 +398,6 @@ impl<D: VirtioDevice> Lifecycle<D> {
         if state.status & !known != 0 {
             return Err(StateError::Mismatch("its status has bits that do not exist"));
         }
-        if state.status & status::FEATURES_OK != 0 && state.features & !self.offered() != 0 {
-            return Err(StateError::Mismatch("its driver uses features that are not offered here"));
-        }
         let mut queues = fresh(self.device.queue_sizes());
         for (queue, saved) in queues.iter_mut().zip(&state.queues) {
             queue.state = *saved;
@@ -410,6 +407,10 @@ impl<D: VirtioDevice> Lifecycle<D> {
             }
         }
         self.device.restore(&state.device)?;
+        // What is offered may follow from what was restored, as a terminal's size.
+        if state.status & status::FEATURES_OK != 0 && state.features & !self.offered() != 0 {
+            return Err(StateError::Mismatch("its driver uses features that are not offered here"));
+        }
         self.queues = queues;
         self.status = state.status;
         self.features = state.features;

@@ -81,8 +81,10 @@ pub trait Interrupt: Send + Sync {
     fn signal(&self, cause: Cause);
 }
 
-/// How many chains a device takes in one call before others have their turn.
+/// How much a device takes in one call before others have their turn: a chain counts one, and one more for each
+/// [`TURN_BYTES`] of its buffers. A driver may let buffers overlap, so a chain of some descriptors can have 4 GiB.
 const TURN: u32 = 1024;
+const TURN_BYTES: u32 = 64 << 10;
 
 /// A device type: everything that does not depend on the transport.
 ///

@@ -9,6 +9,8 @@ use crate::virtio::{Fault, Io};
 
 /// How much is moved at once.
 const PIECE_BYTES: usize = 4096;
+/// How many pieces of one chain are written before others have their turn.
+const TURN_PIECES: u32 = 256;
 
 /// What a port is like.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,7 +95,14 @@ impl<S: Stream> Port<S> {
             let all = reader.take(reader.remaining()).ok_or(Fault::Short("what goes out at a port"))?;
             let mut rest = all.skip(self.state.sent_bytes as usize);
             let mut piece = [0; PIECE_BYTES];
+            let mut turn = 0;
             while !self.broken && !rest.is_empty() {
+                if turn == TURN_PIECES {
+                    io.unpop(queue);
+                    io.again();
+                    return io.signal(queue);
+                }
+                turn += 1;
                 let length = rest.copy_to(&mut piece)?;
                 match self.stream.write(&piece[..length]) {
                     Ok(count) => {
