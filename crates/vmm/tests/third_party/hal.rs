@@ -1,5 +1,6 @@
 //! The guest beneath the third-party drivers: memory of which they know addresses only, and the registers of
 //! one device.
+#![allow(dead_code, reason = "several test programs use parts of this")]
 
 use std::cell::RefCell;
 use std::ptr::NonNull;
@@ -14,6 +15,33 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 const MEMORY_BYTES: usize = 256 << 20;
+
+/// A device as this process has it.
+pub(crate) type Local<D> = Arc<Mutex<mmio::Transport<D>>>;
+
+/// Where a device's registers are reached.
+pub(crate) trait Window {
+    fn read(&self, offset: u64, data: &mut [u8]);
+    fn write(&self, offset: u64, data: &[u8]);
+
+    /// The driver has notified, and will look at memory until the device is done.
+    fn notified(&self) {}
+}
+
+impl<D: VirtioDevice> Window for Local<D> {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.lock().unwrap().read(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.lock().unwrap().write(offset, data);
+    }
+
+    fn notified(&self) {
+        // Nobody runs the event loop meanwhile.
+        self.lock().unwrap().drain();
+    }
+}
 
 /// The memory of this thread's guest, and how much of it is given away. Nothing is given twice.
 struct Ram {
@@ -32,11 +60,16 @@ pub(crate) fn memory() -> Memory {
     RAM.with_borrow(|ram| Arc::clone(&ram.memory))
 }
 
+/// From now on this thread's guest has this memory, free from `first` on.
+pub(crate) fn adopt(memory: Memory, first: u64) {
+    RAM.set(Ram { memory, next: first });
+}
+
 fn take(bytes: usize, alignment: u64) -> u64 {
     RAM.with_borrow_mut(|ram| {
         let start = ram.next.next_multiple_of(alignment);
         ram.next = start + bytes as u64;
-        assert!(ram.next <= MEMORY_BYTES as u64, "the guest's memory is used up");
+        assert!(ram.memory.address_in_range(GuestAddress(ram.next)), "the guest's memory is used up");
         start
     })
 }
@@ -86,26 +119,29 @@ impl InterruptLine for NoLine {
     fn trigger(&self) {}
 }
 
-/// A device's registers, seen from the driver; shared with the test, which plays the event loop.
-pub(crate) struct Registers<D>(pub(crate) Arc<Mutex<mmio::Transport<D>>>);
+/// A device's registers, seen from the driver.
+pub(crate) struct Registers<W>(pub(crate) W);
 
-impl<D: VirtioDevice> Registers<D> {
+impl<D: VirtioDevice> Registers<Local<D>> {
     pub(crate) fn new(device: D) -> Self {
         Self(Arc::new(Mutex::new(mmio::Transport::new(device, memory(), Arc::new(NoLine)))))
     }
 
+    /// For the test, which plays the event loop.
     pub(crate) fn shared(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
+}
 
+impl<W: Window> Registers<W> {
     fn read(&self, offset: u64) -> u32 {
         let mut value = [0; 4];
-        self.0.lock().unwrap().read(offset, &mut value);
+        self.0.read(offset, &mut value);
         u32::from_le_bytes(value)
     }
 
     fn write(&self, offset: u64, value: u32) {
-        self.0.lock().unwrap().write(offset, &value.to_le_bytes());
+        self.0.write(offset, &value.to_le_bytes());
     }
 
     fn write64(&self, offset: u64, value: u64) {
@@ -114,7 +150,7 @@ impl<D: VirtioDevice> Registers<D> {
     }
 }
 
-impl<D: VirtioDevice> Transport for Registers<D> {
+impl<W: Window> Transport for Registers<W> {
     fn device_type(&self) -> DeviceType {
         assert_eq!((self.read(register::MAGIC_VALUE), self.read(register::VERSION)), (0x7472_6976, 2));
         self.read(register::DEVICE_ID).try_into().unwrap()
@@ -141,8 +177,7 @@ impl<D: VirtioDevice> Transport for Registers<D> {
 
     fn notify(&mut self, queue: u16) {
         self.write(register::QUEUE_NOTIFY, queue.into());
-        // These drivers wait by looking at memory, while nobody runs the event loop.
-        self.0.lock().unwrap().drain();
+        self.0.notified();
     }
 
     fn get_status(&self) -> DeviceStatus {
@@ -191,7 +226,7 @@ impl<D: VirtioDevice> Transport for Registers<D> {
 
     fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> virtio_drivers::Result<T> {
         let mut value = T::new_zeroed();
-        self.0.lock().unwrap().read(register::CONFIG + offset as u64, value.as_mut_bytes());
+        self.0.read(register::CONFIG + offset as u64, value.as_mut_bytes());
         Ok(value)
     }
 
@@ -200,7 +235,7 @@ impl<D: VirtioDevice> Transport for Registers<D> {
         offset: usize,
         value: T,
     ) -> virtio_drivers::Result<()> {
-        self.0.lock().unwrap().write(register::CONFIG + offset as u64, value.as_bytes());
+        self.0.write(register::CONFIG + offset as u64, value.as_bytes());
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 
-use hal::{Ground, Registers};
+use hal::{Ground, Local, Registers};
 use moat_linux::iov::{self, IoBuffer};
 use moat_vmm::backend::{FileDisk, OsEntropy, UnixVsock, UringDisk};
 use moat_vmm::device::Stream;
@@ -172,10 +172,10 @@ fn net() {
     }
 }
 
-type Sockets = VsockConnectionManager<Ground, Registers<Vsock<UnixVsock>>>;
+type Sockets = VsockConnectionManager<Ground, Registers<Local<Vsock<UnixVsock>>>>;
 
 /// Plays the event loop until the driver has an event.
-fn next_event(driver: &mut Sockets, events: &Registers<Vsock<UnixVsock>>) -> VsockEventType {
+fn next_event(driver: &mut Sockets, events: &Registers<Local<Vsock<UnixVsock>>>) -> VsockEventType {
     loop {
         events.0.lock().unwrap().ready(HOST);
         if let Some(event) = driver.poll().unwrap() {
