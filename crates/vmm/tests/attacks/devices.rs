@@ -17,6 +17,7 @@ use moat_vmm::virtio::rng::Rng;
 use moat_vmm::virtio::vsock::Vsock;
 use rustix::fs::MemfdFlags;
 
+#[allow(dead_code, reason = "several test programs use parts of this")]
 pub(crate) fn file(bytes: u64) -> File {
     let file = File::from(rustix::fs::memfd_create("disk", MemfdFlags::CLOEXEC).unwrap());
     file.set_len(bytes).unwrap();

@@ -3,13 +3,19 @@
 
 #[path = "../virtio/driver.rs"]
 mod driver;
+#[path = "../machine/hands.rs"]
+mod hands;
 
 mod descriptor_length;
 mod descriptor_loop;
 mod devices;
 mod image_probe;
 mod log_flood;
+mod msr;
+mod nested;
 mod queue_after_ready;
 mod reset_in_flight;
+mod seccomp_drift;
 mod select_bounds;
+mod snapshot_tamper;
 mod toctou;
