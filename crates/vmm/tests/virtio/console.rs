@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use moat_vmm::device::{BusDevice, Stream};
 use moat_vmm::virtio::console::{Console, PortOptions, RESIZED, feature};
 use moat_vmm::virtio::mmio::{CONFIG_CHANGE, register};
-use moat_vmm::virtio::{Fault, feature as common};
+use moat_vmm::virtio::{Fault, TIMER, feature as common};
 
 use super::driver::{BUFFERS, Guest, readable, writable};
 
@@ -240,4 +240,38 @@ fn an_ended_stream_is_silent() {
     terminal.0.lock().unwrap().input.extend(b"late");
     guest.transport.ready(0);
     assert_eq!(guest.take_used(0), []);
+}
+
+/// Buffers may overlap, so that a chain of some descriptors has as many bytes as a chain may have. The device writes
+/// so much of it at once that others have their turn, and comes back for the rest.
+#[test]
+fn a_chain_of_overlapping_buffers_does_not_keep_the_device() {
+    const PIECES: usize = 16;
+    let terminal = terminal(usize::MAX);
+    let mut guest = Guest::started(console(std::slice::from_ref(&terminal)), 0);
+    guest.chain(1, &[readable(0, 4 << 20); PIECES]);
+    guest.notify(1);
+    let written = || terminal.0.lock().unwrap().output.len();
+    assert_eq!((written(), guest.take_used(1)), (1 << 20, vec![]));
+    let mut turns = 1;
+    while guest.transport.wake_at().is_some() {
+        let before = written();
+        guest.transport.ready(TIMER);
+        assert!(written() - before <= 1 << 20);
+        turns += 1;
+    }
+    assert_eq!((written(), turns), (PIECES << 22, PIECES * 4 + 1));
+    assert_eq!(guest.take_used(1).len(), 1);
+}
+
+/// A driver that was told a size keeps the feature on a host whose standard output is no terminal.
+#[test]
+fn a_saved_console_with_a_size_goes_on_without_a_terminal() {
+    let first = terminal(100);
+    first.0.lock().unwrap().size = Some((80, 25));
+    let mut guest = Guest::started(console(std::slice::from_ref(&first)), feature::SIZE);
+    let state = guest.transport.save();
+    let mut other = Guest::new(console(&[terminal(100)]));
+    other.transport.restore(&state).unwrap();
+    assert_eq!(other.config(0), [80, 0, 25, 0]);
 }

@@ -4,10 +4,13 @@
 
 mod block;
 mod console;
+#[path = "../attacks/devices.rs"]
+mod devices;
 mod driver;
 mod net;
 mod probe;
 mod registers;
 mod rings;
 mod rng;
+mod rules;
 mod vsock;
