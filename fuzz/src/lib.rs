@@ -132,6 +132,54 @@ pub fn play<D: VirtioDevice>(
     guest.write(register::STATUS, 0);
 }
 
+/// Changes bytes of the saved state of a live device, and gives what comes of it to another one: it is refused, or
+/// that device keeps its promise.
+pub fn tamper<D: VirtioDevice>(mut script: Script<'_>, device: impl Fn() -> D) {
+    let memory: Memory =
+        Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]).expect("a guest's memory"));
+    let transport = Transport::new(device(), Arc::clone(&memory), Arc::new(NoLine));
+    let queues = transport.lifecycle().queue_count() as u16;
+    let (before, after) = (vec![0; MEMORY_BYTES], vec![0; MEMORY_BYTES]);
+    let mut guest = Guest { transport, memory, queues, before, after, granted: Vec::new() };
+    guest.start(script.u64());
+    for _ in 0..script.u8() % 4 {
+        guest.chain(&mut script);
+    }
+    let mut bytes = postcard::to_allocvec(&guest.transport.save()).expect("a state can be written");
+    for _ in 0..8 {
+        if !script.goes_on() {
+            break;
+        }
+        let at = usize::from(script.u16()) % bytes.len();
+        match script.u8() % 4 {
+            0 => bytes[at] ^= script.u8(),
+            1 => bytes[at] = script.u8(),
+            2 => bytes.insert(at, script.u8()),
+            _ => drop(bytes.drain(at..)),
+        }
+        bytes.extend_from_slice(script.take(usize::from(bytes.is_empty())));
+        if bytes.is_empty() {
+            return;
+        }
+    }
+    let Ok(state) = postcard::from_bytes::<TransportState>(&bytes) else { return };
+    let mut other = Transport::new(device(), Arc::clone(&guest.memory), Arc::new(NoLine));
+    if other.restore(&state).is_err() {
+        return;
+    }
+    guest.transport = other;
+    guest.step(Transport::resume);
+    for queue in 0..u32::from(queues) {
+        guest.chain(&mut script);
+        guest.step(|transport| transport.notify(queue));
+    }
+    guest.step(|transport| transport.ready(0));
+    guest.step(|transport| transport.ready(TIMER));
+    guest.step(|transport| drop(transport.save()));
+    guest.write(register::STATUS, 0);
+    assert_eq!(guest.transport.lifecycle().status(), 0);
+}
+
 fn table(queue: u16) -> u64 {
     0x1000 + u64::from(queue) * 0x200
 }
