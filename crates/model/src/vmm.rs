@@ -22,6 +22,9 @@ pub struct MachineSpec {
     /// Show VMX and SVM, so that the guest can run guests.
     #[serde(default)]
     pub nested: bool,
+    /// /dev/kvm as `fd:N`; opened by its path when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kvm: Option<String>,
     /// The kernel: a vmlinux, a bzImage, or with `flat` bytes that are code from the first on.
     pub kernel: String,
     /// How a flat image starts; absent for a kernel.
@@ -155,6 +158,7 @@ impl MachineSpec {
             memory_bytes: default_memory(),
             hugepages: false,
             nested: false,
+            kvm: None,
             kernel: kernel.into(),
             flat: None,
             initrd: None,

@@ -164,6 +164,9 @@ pub(crate) struct LifeArgs {
     /// Where to make the control socket, or `fd:N` for a listening one that is inherited.
     #[arg(long, value_name = "PATH")]
     pub(crate) api: Option<String>,
+    /// /dev/kvm as an inherited descriptor, `fd:N`, where the path is out of reach.
+    #[arg(long, value_name = "FD")]
+    pub(crate) kvm: Option<String>,
     /// Make the machine, and wait for the control socket to start it.
     #[arg(long, requires = "api")]
     pub(crate) paused: bool,
@@ -257,6 +260,7 @@ impl RunArgs {
             memory_bytes: self.memory,
             hugepages: self.hugepages,
             nested: self.nested,
+            kvm: self.life.kvm.clone(),
             kernel: self.kernel.clone().or_else(|| self.flat.clone()).unwrap_or_default(),
             flat,
             initrd: self.initrd.clone(),

@@ -49,6 +49,7 @@ fn restore(arguments: &RestoreArgs) -> Result<u8> {
     let saved = moat_vmm::snapshot::open(&folder, key.as_ref(), when).context(what)?;
     timeline.mark("open the snapshot");
     let mut spec = saved.state.spec().context(what)?;
+    spec.kvm.clone_from(&arguments.life.kvm);
     for (number, file) in &arguments.disk {
         let disk = spec.disks.get_mut(*number);
         disk.ok_or_else(|| Error::new(format!("the machine has no disk {number}")))?.file.clone_from(file);

@@ -15,6 +15,8 @@ pub use msr::{ALLOWED as ALLOWED_MSRS, MsrRange};
 pub use vcpu::{Access, Kick, Space, Vcpu, VcpuDump, VcpuState, VmEntry, VmExit};
 pub use vm::{ChipState, Doorbell, Vm};
 
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+
 use kvm_ioctls::Cap;
 
 use crate::{Context, Error, Result};
@@ -35,9 +37,15 @@ const NEEDED: [(Cap, &str); 6] = [
 ];
 
 impl Kvm {
+    /// Takes /dev/kvm from whoever has opened it.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self> {
+        // SAFETY: the descriptor is owned and given away here; what is no KVM fails the first request below.
+        Self::checked(unsafe { kvm_ioctls::Kvm::from_raw_fd(fd.into_raw_fd()) })
+    }
+
     /// Opens /dev/kvm, the only path that the monitor needs of the host.
     pub fn open() -> Result<Self> {
-        let fd = kvm_ioctls::Kvm::new().map_err(|error| {
+        Self::checked(kvm_ioctls::Kvm::new().map_err(|error| {
             let errno = moat_linux::Errno::from_raw_os_error(error.errno());
             let failed = Error::new(format!("/dev/kvm: {}", moat_linux::errno_name(errno)));
             match error.errno() {
@@ -47,7 +55,10 @@ impl Kvm {
                 libc::EACCES | libc::EPERM => failed.hint("join the group that owns /dev/kvm, or be root"),
                 _ => failed,
             }
-        })?;
+        })?)
+    }
+
+    fn checked(fd: kvm_ioctls::Kvm) -> Result<Self> {
         let version = fd.get_api_version();
         if version < 0 {
             return Err(Error::new("/dev/kvm: this is another device, and not KVM"));

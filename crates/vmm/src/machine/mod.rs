@@ -84,7 +84,7 @@ impl Machine {
         let memory_spec = MemorySpec { size_bytes: spec.memory_bytes, hugepages: spec.hugepages };
         let memory = Memory::new(memory_spec)?;
         timeline.mark("guest memory");
-        let (kvm, vm) = create_vm(&memory)?;
+        let (kvm, vm) = create_vm(&memory, spec.kvm.as_deref())?;
         timeline.mark("VM, memory slots, interrupt controllers");
         let vcpus = create_vcpus(&spec, &kvm, &vm)?;
         timeline.mark("virtual processors");
@@ -258,8 +258,12 @@ fn runnable() -> Result<()> {
 }
 
 /// A VM with memory, interrupt controllers and filter, in the order that is fastest.
-fn create_vm(memory: &Memory) -> Result<(Kvm, Vm)> {
-    let kvm = Kvm::open()?;
+fn create_vm(memory: &Memory, kvm: Option<&str>) -> Result<(Kvm, Vm)> {
+    let kvm = match kvm.map(files::inherited).transpose()? {
+        None => Kvm::open()?,
+        Some(Some(fd)) => Kvm::from_fd(fd)?,
+        Some(None) => return Err(Error::new("--kvm takes an inherited descriptor").hint("it is fd:N")),
+    };
     let mut vm = kvm.create_vm()?;
     vm.set_memory(memory)?;
     vm.filter_msrs()?;

@@ -51,7 +51,7 @@ impl Machine {
         if state.vcpus.len() != usize::from(spec.cpus) || spec.memory_bytes != memory.size_bytes() {
             return Err(Error::new("its state is not that of the machine which it describes"));
         }
-        let (kvm, vm) = create_vm(&memory)?;
+        let (kvm, vm) = create_vm(&memory, spec.kvm.as_deref())?;
         timeline.mark("VM, memory slots, interrupt controllers");
         let mut vcpus = Vec::new();
         for (index, saved) in (0..).zip(&state.vcpus) {
