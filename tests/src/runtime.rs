@@ -32,6 +32,10 @@ pub(crate) fn built(name: &str, crates: &[&str]) -> PathBuf {
     let Some(program) = beside.into_iter().find(|file| file.is_file()) else {
         panic!("there is no {name} beside {}: `cargo build -p {name}` builds it", own.display());
     };
+    if crate::in_lab() {
+        // Copied there by a test that has looked.
+        return program;
+    }
     let built = program.metadata().unwrap().modified().unwrap();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
     for one in crates {

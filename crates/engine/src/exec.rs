@@ -7,17 +7,24 @@
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use moat_linux::{mount, process as sys};
+use moat_linux::mount;
+use moat_linux::process::{self as sys, Clone3, Forked};
+use moat_model::agent::Request;
 use moat_sandbox::container::{self, ExecOptions, Running};
 use moat_sandbox::host::Host;
 use moat_sandbox::record::Recorder;
 
 use crate::events::Action;
+use crate::guest::{Agent, Relay};
 use crate::isolation::classified;
 use crate::launch::sandbox_id;
 use crate::oci::{self, ExecWish, HostFacts};
 use crate::prepare::identity_in;
+use crate::view::View;
 use crate::{Context, Error, Result, Workload};
+
+/// The code where nobody saw how it ended.
+const UNSEEN: i32 = 255;
 
 /// A further process as it is wished for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,9 +52,23 @@ pub struct ExecSpec {
 /// A further process that runs.
 #[derive(Debug)]
 pub struct ExecProcess {
-    running: Running,
+    of: Of,
     workload: Workload,
     name: String,
+}
+
+/// Where it runs.
+#[derive(Debug)]
+enum Of {
+    Container(Box<Running>),
+    /// A child of this process copies its streams, and ends as it does.
+    Guest {
+        agent: Agent,
+        process: u32,
+        child: i32,
+        pidfd: OwnedFd,
+        terminal: Option<OwnedFd>,
+    },
 }
 
 impl Workload {
@@ -60,6 +81,13 @@ impl Workload {
         let process = self.exec_config(spec, &facts)?;
         self.tell(Action::ExecCreate, &[("execCommand", name.clone())])?;
         let streams = Streams::replace(spec)?;
+        if self.is_microvm() {
+            let started = self.exec_in_guest(process, spec);
+            streams.restore()?;
+            let of = started.context(|| format!("exec in workload {}", self.name()))?;
+            self.tell(Action::ExecStart, &[("execCommand", name.clone())])?;
+            return Ok(ExecProcess { of, workload: self.clone(), name });
+        }
         let built = container::exec(
             &self.engine().sandbox(),
             &sandbox_id(self)?,
@@ -72,7 +100,27 @@ impl Workload {
         streams.restore()?;
         let running = built.map_err(classified).context(|| format!("exec in workload {}", self.name()))?;
         self.tell(Action::ExecStart, &[("execCommand", name.clone())])?;
-        Ok(ExecProcess { running, workload: self.clone(), name })
+        Ok(ExecProcess { of: Of::Container(Box::new(running)), workload: self.clone(), name })
+    }
+
+    fn exec_in_guest(&self, process: moat_model::oci::Process, spec: &ExecSpec) -> Result<Of> {
+        let (agent, _) = self.guest()?;
+        let (relay, terminal) = Relay::start(&agent, process, spec.stdin && !spec.detach)?;
+        let process = relay.process();
+        match sys::fork(Clone3::default()).context(|| "start what copies its streams")? {
+            Forked::Parent(child, pidfd) => Ok(Of::Guest { agent, process, child, pidfd, terminal }),
+            Forked::Child => {
+                // The terminal is the parent's.
+                drop(terminal);
+                let copied = sys::block_signals().map_err(Error::from).and_then(|()| {
+                    if spec.detach {
+                        sys::new_session()?;
+                    }
+                    relay.run()
+                });
+                std::process::exit(copied.unwrap_or(UNSEEN))
+            }
+        }
     }
 
     fn exec_config(&self, spec: &ExecSpec, facts: &HostFacts) -> Result<moat_model::oci::Process> {
@@ -94,9 +142,18 @@ impl Workload {
                 .hint(format!("start it with `moat start {}`", self.name())));
             }
         }
-        let (folder, _) = container::load(&self.engine().sandbox(), &sandbox_id(self)?)?;
-        let first = folder.config()?.process.ok_or_else(|| Error::new("the configuration has no process"))?;
+        let first = if self.is_microvm() {
+            self.guest()?.1.config
+        } else {
+            let (folder, _) = container::load(&self.engine().sandbox(), &sandbox_id(self)?)?;
+            folder.config()?.process.ok_or_else(|| Error::new("the configuration has no process"))?
+        };
         let identity = match &spec.user {
+            // The host does not look into the guest: names are those of the image.
+            Some(user) if self.is_microvm() => {
+                let image = View::of_image(self)?;
+                Some(crate::user::look_up(image.root(), user, &self.spec().group_add)?)
+            }
             Some(user) => Some(identity_in(state.process.pid, user, &self.spec().group_add)?),
             None => None,
         };
@@ -117,29 +174,65 @@ impl Workload {
 }
 
 impl ExecProcess {
-    /// As the host sees it.
+    /// As the host sees it; of one in a guest, the process that copies its streams.
     pub fn pid(&self) -> i32 {
-        self.running.pid
+        match &self.of {
+            Of::Container(running) => running.pid,
+            Of::Guest { child, .. } => *child,
+        }
     }
 
     /// Becomes readable when it has ended.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
-        self.running.pidfd.as_fd()
+        match &self.of {
+            Of::Container(running) => running.pidfd.as_fd(),
+            Of::Guest { pidfd, .. } => pidfd.as_fd(),
+        }
     }
 
-    /// The master of its terminal, which is the caller's from then on.
+    /// What its terminal writes and reads, which is the caller's from then on.
     pub fn take_terminal(&mut self) -> Option<OwnedFd> {
-        self.running.terminal.take()
+        match &mut self.of {
+            Of::Container(running) => running.terminal.take(),
+            Of::Guest { terminal, .. } => terminal.take(),
+        }
+    }
+
+    /// Whether the terminal's bytes come to an end when all were read. Those of a terminal on this host do not, as
+    /// long as a background process has it open.
+    pub fn terminal_ends(&self) -> bool {
+        matches!(self.of, Of::Guest { .. })
+    }
+
+    /// Gives its terminal, which was taken, a size.
+    pub fn resize(&self, terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<()> {
+        match &self.of {
+            Of::Container(_) => Ok(moat_linux::tty::set_size(terminal, rows, columns)?),
+            Of::Guest { agent, process, .. } => {
+                agent.ask(&Request::Resize { process: *process, rows, columns }).map(drop)
+            }
+        }
     }
 
     /// What stopped nothing but should be told.
     pub fn warnings(&self) -> &[String] {
-        &self.running.warnings
+        match &self.of {
+            Of::Container(running) => &running.warnings,
+            Of::Guest { .. } => &[],
+        }
     }
 
     /// Sends it a signal; one that has ended is fine.
     pub fn signal(&self, number: i32) -> Result<()> {
-        match sys::signal(self.running.pidfd.as_fd(), number) {
+        let running = match &self.of {
+            Of::Container(running) => running,
+            Of::Guest { agent, process, .. } => {
+                return agent
+                    .ask(&Request::Signal { process: *process, signal: number, all: false })
+                    .map(drop);
+            }
+        };
+        match sys::signal(running.pidfd.as_fd(), number) {
             Err(error) if error.errno() != moat_linux::Errno::SRCH => Err(error.into()),
             _ => Ok(()),
         }
@@ -147,7 +240,10 @@ impl ExecProcess {
 
     /// Waits until it has ended: its exit code, 128 plus the signal for one that was killed.
     pub fn wait(self) -> Result<i32> {
-        let code = container::wait(&self.running)?;
+        let code = match &self.of {
+            Of::Container(running) => container::wait(running)?,
+            Of::Guest { child, .. } => sys::wait(*child, true)?.map_or(UNSEEN, sys::exit_code),
+        };
         let more = [("execCommand", self.name.clone()), ("exitCode", code.to_string())];
         // A workload that was removed meanwhile has no more to tell.
         if !self.workload.is_gone() {

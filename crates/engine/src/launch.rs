@@ -8,12 +8,14 @@ use moat_image::RunConfig;
 use moat_linux::process as sys;
 use moat_model::id::ContainerId;
 use moat_model::oci as model;
+use moat_model::workload::Isolation as Wall;
 use moat_sandbox::host::Host;
 use moat_sandbox::state::Store;
 
 use crate::events::{self, Action, Event, EventType};
+use crate::guest::GuestState;
 use crate::health::Checker;
-use crate::isolation::Container;
+use crate::isolation::{Container, Isolation, MicroVm};
 use crate::network::{HostMounts, Network};
 use crate::oci::{self, ExecWish, HealthCheck, HostFacts, IdMaps};
 use crate::workload::Folder;
@@ -30,6 +32,8 @@ pub(crate) struct Launch {
     pub(crate) image: RunConfig,
     /// Topmost first.
     pub(crate) layers: Vec<PathBuf>,
+    /// The same, as the store knows them.
+    pub(crate) image_layers: Vec<moat_image::Layer>,
     pub(crate) mount_point: PathBuf,
     pub(crate) sandbox_id: ContainerId,
     pub(crate) facts: HostFacts,
@@ -59,6 +63,7 @@ impl Launch {
             folder: workload.folder().clone(),
             record: record.clone(),
             layers: engine.images().layer_paths(image),
+            image_layers: image.layers.iter().rev().cloned().collect(),
             mount_point: engine.roots().mount_point(),
             sandbox_id: sandbox_id(workload)?,
             stop_signal: sys::signal_number(signal).ok_or_else(|| {
@@ -72,8 +77,11 @@ impl Launch {
     }
 
     /// The wall.
-    pub(crate) fn isolation(&self) -> Container {
-        Container::new(self.store(), self.facts.sandbox.clone())
+    pub(crate) fn isolation(&self) -> Box<dyn Isolation + '_> {
+        match self.record.spec.isolation {
+            Wall::Container => Box::new(Container::new(self.store(), self.facts.sandbox.clone())),
+            Wall::Microvm => Box::new(MicroVm::new(self)),
+        }
     }
 
     /// The sandbox's containers.
@@ -96,8 +104,13 @@ impl Launch {
 
     /// A further process, as a health check wants it: of the workload's own user.
     pub(crate) fn exec_process(&self, wish: &ExecWish) -> Result<model::Process> {
-        let (folder, _) = moat_sandbox::container::load(&self.store(), &self.sandbox_id)?;
-        let first = folder.config()?.process.ok_or_else(|| Error::new("the configuration has no process"))?;
+        let first = match self.record.spec.isolation {
+            Wall::Microvm => GuestState::load(&self.folder.run)?.config,
+            Wall::Container => {
+                let (folder, _) = moat_sandbox::container::load(&self.store(), &self.sandbox_id)?;
+                folder.config()?.process.ok_or_else(|| Error::new("the configuration has no process"))?
+            }
+        };
         oci::exec_process(wish, &first, (&self.record.spec, &self.image), &self.facts, None)
     }
 
@@ -107,12 +120,6 @@ impl Launch {
 
     pub(crate) fn stop_timeout(&self) -> Duration {
         Duration::from_secs(self.record.spec.stop_timeout_s.unwrap_or(STOP_TIMEOUT_S))
-    }
-
-    /// Lets a frozen workload run, so that a signal can reach it.
-    pub(crate) fn thaw(&self) -> Result<()> {
-        let (_, state) = moat_sandbox::container::load(&self.store(), &self.sandbox_id)?;
-        Ok(state.cgroup.thaw()?)
     }
 
     pub(crate) fn event(&self, action: Action, more: &[(&str, String)]) -> Result<()> {

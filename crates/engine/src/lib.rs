@@ -27,6 +27,7 @@ mod exec;
 mod export;
 mod file;
 mod frame;
+mod guest;
 mod health;
 mod isolation;
 mod launch;

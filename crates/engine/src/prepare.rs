@@ -69,6 +69,10 @@ pub(crate) fn configure(launch: &Launch, root: &Path, network: &Network, first_s
         namespaces: &namespaces,
     })?;
     let cwd = made.process.as_ref().map_or(Path::new("/"), |process| &process.cwd);
+    if spec.isolation == moat_model::workload::Isolation::Microvm {
+        // The sandbox in the guest makes it, on the disk that is written to.
+        return Ok(made);
+    }
     make_working_directory(opened.as_fd(), cwd, (&volumes, &wanted), maps.as_ref())?;
     Ok(made)
 }

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use moat_model::agent::{Answer, ProcessRow, Request};
 use moat_sandbox::cgroup::Stats;
 use moat_sandbox::container;
 
+use crate::guest::{unexpected, words};
 use crate::launch::sandbox_id;
 use crate::{Context, Error, Result, Timestamp, Workload};
 
@@ -94,6 +96,9 @@ impl Workload {
     /// Errors: it does not run.
     pub fn top(&self) -> Result<Vec<ProcessInfo>> {
         let state = self.state()?;
+        if self.is_microvm() {
+            return self.top_of_guest();
+        }
         let (_, sandbox) =
             container::load(&self.engine().sandbox(), &sandbox_id(self)?).map_err(|_| self.not_running())?;
         let mut pids = sandbox.cgroup.pids()?;
@@ -106,6 +111,23 @@ impl Workload {
         let clock = Clock::read()?;
         // One that has ended meanwhile is left out.
         Ok(pids.into_iter().filter_map(|pid| process(pid, &clock)).collect())
+    }
+
+    /// As the guest's kernel numbers them, who says no more of them.
+    fn top_of_guest(&self) -> Result<Vec<ProcessInfo>> {
+        let (agent, _) = self.guest().map_err(|_| self.not_running())?;
+        let answer = agent.ask(&Request::Processes)?;
+        let Answer::Processes { list } = answer else { return Err(unexpected(&answer)) };
+        let info = |row: ProcessRow| ProcessInfo {
+            pid: row.pid,
+            parent: row.parent,
+            user: row.uid,
+            cpu_ms: row.cpu_ms,
+            state: '?',
+            command: words(&row.command),
+            ..ProcessInfo::default()
+        };
+        Ok(list.into_iter().map(info).collect())
     }
 
     fn not_running(&self) -> Error {

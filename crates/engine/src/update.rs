@@ -14,6 +14,7 @@ impl Workload {
     /// Errors: a limit that can not be had, and then nothing has changed.
     pub fn update(&self, wanted: &LimitsSpec, restart: Option<RestartPolicy>) -> Result<()> {
         let what = || format!("update workload {}", self.name());
+        self.refuse_microvm("can not change the limits of")?;
         refuse_fixed(wanted).context(what)?;
         let _lock = self.folder().lock()?;
         // Whoever held the lock may have changed it.

@@ -50,6 +50,7 @@ impl Drop for View {
 impl View {
     /// Opens the root of a workload, with what is mounted there or as the bare root file system.
     pub(crate) fn open(workload: &Workload, mounts: bool) -> Result<Self> {
+        workload.refuse_microvm("can not look into")?;
         let what = || format!("the root of workload {}", workload.name());
         let state = workload.state()?;
         let id_maps = user_namespace(workload.spec().userns.as_deref(), None)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use moat_engine::{ExecProcess, ExecSpec};
-use moat_linux::{Errno, process as sys, tty};
+use moat_linux::{Errno, process as sys};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 use rustix::stdio::{stdin, stdout};
@@ -98,7 +98,8 @@ impl Verb for Exec {
 /// Passes signals on, and copies what goes through its terminal, until the process has ended.
 fn tend(process: &mut ExecProcess, input: bool) -> Result<()> {
     let signals = sys::signal_descriptor().map_err(Failure::from)?;
-    let mut console = process.take_terminal().map(|master| Console { master, input });
+    let whole = process.terminal_ends();
+    let mut console = process.take_terminal().map(|master| Console { master, input, whole });
     loop {
         let mut ready = vec![
             PollFd::from_borrowed_fd(process.pidfd(), PollFlags::IN),
@@ -142,7 +143,12 @@ fn tend(process: &mut ExecProcess, input: bool) -> Result<()> {
 fn pass_on(number: i32, process: &ExecProcess, console: Option<&Console>) -> Result<()> {
     let ignored = [Signal::CHILD, Signal::URG, Signal::PIPE, Signal::CONT];
     if number == Signal::WINCH.as_raw() {
-        return console.map_or(Ok(()), Console::resize);
+        return match (console, terminal::size()) {
+            (Some(console), Some((rows, columns))) => {
+                Ok(process.resize(console.master.as_fd(), rows, columns)?)
+            }
+            _ => Ok(()),
+        };
     }
     if ignored.iter().any(|signal| signal.as_raw() == number) {
         return Ok(());
@@ -155,16 +161,11 @@ struct Console {
     master: OwnedFd,
     /// Standard input is still to be read.
     input: bool,
+    /// What it wrote comes to an end.
+    whole: bool,
 }
 
 impl Console {
-    fn resize(&self) -> Result<()> {
-        match terminal::size() {
-            Some((rows, columns)) => tty::set_size(self.master.as_fd(), rows, columns).map_err(Failure::from),
-            None => Ok(()),
-        }
-    }
-
     /// Copies what the process wrote; false when nobody can write any more.
     fn show(&self) -> Result<bool> {
         let mut buffer = [0; 16 << 10];
@@ -202,7 +203,8 @@ impl Console {
         loop {
             let mut ready = [PollFd::new(&self.master, PollFlags::IN)];
             let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-            poll(&mut ready, Some(&now)).map_err(Failure::from)?;
+            let wait = if self.whole { None } else { Some(&now) };
+            poll(&mut ready, wait).map_err(Failure::from)?;
             let readable = ready.first().is_some_and(|fd| fd.revents().intersects(PollFlags::IN));
             if !readable || !self.show()? {
                 return Ok(());

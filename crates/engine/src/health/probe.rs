@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use moat_linux::process::{self as sys, Clone3, Forked, namespace};
-use moat_model::workload::HealthProbe;
+use moat_model::workload::{HealthProbe, Isolation};
 use moat_sandbox::container::{self, ExecOptions};
 use moat_sandbox::host::Host;
 use moat_sandbox::record::Recorder;
@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 
+use crate::guest::{Agent, Relay};
 use crate::launch::Launch;
 use crate::oci::{ExecWish, HealthCheck};
 use crate::{Context, Error, Result};
@@ -65,6 +66,10 @@ fn execute(command: Vec<String>, launch: &Launch, output: &OwnedFd) -> Result<i3
     rustix::io::ioctl_fionbio(rustix::stdio::stdout(), true).context(|| "the check's output")?;
     let wish = ExecWish { command, ..ExecWish::default() };
     let process = launch.exec_process(&wish)?;
+    if launch.record.spec.isolation == Isolation::Microvm {
+        let (relay, _) = Relay::start(&Agent::of(&launch.folder.run), process, false)?;
+        return relay.run();
+    }
     let running = container::exec(
         &launch.store(),
         &launch.sandbox_id,

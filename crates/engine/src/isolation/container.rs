@@ -1,5 +1,7 @@
 //! Namespaces, control groups and a system call filter, built by the sandbox in this process.
 
+use std::os::fd::AsFd;
+
 use moat_linux::process as sys;
 use moat_model::oci;
 use moat_sandbox::cgroup::Oom;
@@ -8,7 +10,7 @@ use moat_sandbox::host::Host;
 use moat_sandbox::record::Recorder;
 use moat_sandbox::state::Store;
 
-use super::{Bundle, Isolation, Process};
+use super::{Bundle, Isolation, Process, Streams};
 use crate::{Context, Error, ErrorKind, Result};
 
 /// A container, once it runs.
@@ -37,11 +39,28 @@ impl Isolation for Container {
         let process = Process {
             pid: running.pid,
             pidfd,
-            terminal: running.terminal.take(),
+            streams: running.terminal.take().map_or(Streams::Inherited, Streams::Terminal),
             warnings: std::mem::take(&mut running.warnings),
         };
         self.running = Some(running);
         Ok(process)
+    }
+
+    fn ended(&mut self, process: &Process) -> Result<Option<i32>> {
+        Ok(sys::wait(process.pid, false)?.map(sys::exit_code))
+    }
+
+    /// A frozen workload would keep the signal until it is thawed.
+    fn signal(&mut self, process: &Process, number: i32, ends: bool) -> Result<()> {
+        match sys::signal(process.pidfd.as_fd(), number) {
+            // It has ended in this moment.
+            Err(error) if error.errno() == moat_linux::Errno::SRCH => {}
+            other => other?,
+        }
+        match self.running.as_ref().and_then(Running::cgroup) {
+            Some(group) if ends => Ok(group.thaw()?),
+            _ => Ok(()),
+        }
     }
 
     fn oom(&self) -> Result<Oom> {
@@ -61,14 +80,18 @@ impl Isolation for Container {
 
 /// What of a failure decides the exit code, as Docker tells it from the runtime's words.
 pub(crate) fn classified(error: moat_sandbox::Error) -> Error {
-    let text = error.to_string();
-    let error = Error::from(error);
+    let kind = kind(&error.to_string());
+    Error::from(error).with_kind(kind)
+}
+
+/// The same of the sandbox's words alone, as a guest sends them.
+pub(crate) fn kind(text: &str) -> ErrorKind {
     let of_program = text.contains("exec: \"") || text.contains("process.cwd");
     if of_program && (text.contains("not found") || text.contains("no such file")) {
-        error.with_kind(ErrorKind::ProgramNotFound)
+        ErrorKind::ProgramNotFound
     } else if of_program {
-        error.with_kind(ErrorKind::NotExecutable)
+        ErrorKind::NotExecutable
     } else {
-        error
+        ErrorKind::Failed
     }
 }

@@ -11,7 +11,6 @@ use super::{Monitor, Phase};
 use crate::events::Action;
 use crate::frame::Packet;
 use crate::health::Verdict;
-use crate::isolation::Isolation;
 use crate::workload::{OomVictim, ProcessState};
 use crate::{ExitStatus, Result, Timestamp};
 
@@ -19,8 +18,19 @@ impl Monitor<'_> {
     /// The first process has ended.
     pub(super) fn process_ended(&mut self) -> Result<()> {
         let Phase::Running(process) = &self.phase else { return Ok(()) };
-        let Some(status) = sys::wait(process.pid, false)? else { return Ok(()) };
-        let code = sys::exit_code(status);
+        let code = match self.code {
+            Some(code) => code,
+            None => match self.isolation.ended(process)? {
+                Some(code) => code,
+                None => return Ok(()),
+            },
+        };
+        if self.isolation.brings_streams() && self.isolation.reason().is_none() && self.stdio.is_open() {
+            // What it wrote last is still on its way.
+            self.code = Some(code);
+            return Ok(());
+        }
+        self.code = None;
         // Whatever can be said at once is said before the wall is taken down.
         (0..2).for_each(|index| while self.pump(index) == Read::Some && !self.server.blocks(index) {});
         let exit = self.take_down(code);
@@ -83,14 +93,16 @@ impl Monitor<'_> {
                 if oom.kills > 0 {
                     self.event(Action::Oom, &[]);
                 }
-                let exit = ExitStatus { code, oom_killed: oom.kills > 0, error: None };
+                let error = self.isolation.reason();
+                let exit = ExitStatus { code, oom_killed: oom.kills > 0, error };
                 self.remove_wall();
                 exit
             }
             Err(error) => {
                 self.trouble(&error);
+                let error = self.isolation.reason();
                 self.remove_wall();
-                ExitStatus { code, oom_killed: false, error: None }
+                ExitStatus { code, oom_killed: false, error }
             }
         }
     }

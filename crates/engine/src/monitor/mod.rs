@@ -37,7 +37,7 @@ use rustix::fs::OFlags;
 
 use crate::events::Action;
 use crate::frame::{Packet, StartedPacket};
-use crate::isolation::{Bundle, Container, Isolation, Process};
+use crate::isolation::{Bundle, Isolation, Process, Streams};
 use crate::launch::Launch;
 use crate::log::LogWriter;
 use crate::network::{self, HostMounts, Network};
@@ -49,6 +49,8 @@ use crate::{Context, Error, ErrorKind, ExitStatus, Result, Timestamp};
 use backoff::Backoff;
 use server::Server;
 use stdio::Stdio;
+
+pub(crate) use stdio::silence;
 
 /// The descriptor on which the monitor finds its way back to who started it.
 const STARTER: i32 = 3;
@@ -87,7 +89,7 @@ pub(crate) struct Monitor<'a> {
     folder: &'a Folder,
     first: First,
     state: WorkloadState,
-    isolation: Container,
+    isolation: Box<dyn Isolation + 'a>,
     /// What the wall was built from the last time: the end needs its hooks.
     config: Option<oci::Spec>,
     network: Network,
@@ -98,6 +100,8 @@ pub(crate) struct Monitor<'a> {
     stdio: Stdio,
     log: Option<LogWriter>,
     phase: Phase,
+    /// How the program ended, as long as its streams behind the wall have not.
+    code: Option<i32>,
     stopping: Option<Stopping>,
     backoff: Backoff,
     health: Option<crate::health::Checker>,
@@ -154,7 +158,7 @@ fn detach(starter: &OwnedFd) -> Result<OwnedFd> {
     sys::close_from(STARTER as u32 + 1)?;
     let starter = sys::inherited(STARTER)?;
     sys::set_close_on_exec(starter.as_fd(), true)?;
-    stdio::silence()?;
+    silence()?;
     sys::new_session()?;
     sys::change_directory(std::path::Path::new("/"))?;
     sys::set_dumpable(false)?;
@@ -181,7 +185,7 @@ fn prepare(launch: &Launch) -> Result<(HostMounts, OwnedFd, OwnedFd)> {
 
 /// The mount that holds the mount point is made private here, so that what is mounted below it shows nowhere else. The
 /// other mounts go on sharing with the host, as volumes that ask for it must.
-fn make_private(merged: &std::path::Path) -> Result<()> {
+pub(crate) fn make_private(merged: &std::path::Path) -> Result<()> {
     let private = Attributes { propagation: mount::propagation::PRIVATE, ..Attributes::default() };
     for folder in merged.ancestors() {
         let fd = fs::open(folder, OFlags::PATH | OFlags::DIRECTORY)?;
@@ -219,6 +223,7 @@ impl<'a> Monitor<'a> {
             stdio: Stdio::default(),
             log: None,
             phase: Phase::Over,
+            code: None,
             stopping: None,
             backoff: Backoff::default(),
             health: None,
@@ -259,7 +264,7 @@ impl<'a> Monitor<'a> {
         let first_start = self.state.started.is_none();
         let config = configure(self.launch, &self.launch.mount_point, &self.network, first_start)?;
         let terminal = config.process.as_ref().is_some_and(|process| process.terminal);
-        let theirs = if terminal {
+        let theirs = if terminal || self.isolation.brings_streams() {
             None
         } else {
             let (stdio, theirs) = stdio::make(self.launch.record.spec.open_stdin, owner(&config))?;
@@ -274,10 +279,14 @@ impl<'a> Monitor<'a> {
             Bundle { id, folder: &self.folder.run, spec: &config, init: self.launch.record.spec.init };
         let ran = self.isolation.run(&bundle, recorder);
         drop(theirs);
-        stdio::silence()?;
+        silence()?;
         let mut process = ran?;
-        if let Some(master) = process.terminal.take() {
-            self.stdio = Stdio::of_terminal(master, self.launch.record.spec.open_stdin)?;
+        match std::mem::replace(&mut process.streams, Streams::Inherited) {
+            Streams::Inherited => {}
+            Streams::Terminal(master) => {
+                self.stdio = Stdio::of_terminal(master, self.launch.record.spec.open_stdin)?;
+            }
+            Streams::Connected { input, outputs } => self.stdio = Stdio::connected(input, outputs),
         }
         let warnings = std::mem::take(&mut process.warnings);
         self.config = Some(config);
@@ -302,6 +311,9 @@ impl<'a> Monitor<'a> {
         if self.mounted {
             return Ok(());
         }
+        if self.isolation.brings_root() {
+            return self.mount_image();
+        }
         let (upper, work): (PathBuf, PathBuf) = (self.folder.upper(), self.folder.work());
         if self.launch.record.spec.auto_remove {
             // overlayfs refuses what a crash of the machine may have damaged. It knows no better after a restart; and
@@ -315,6 +327,25 @@ impl<'a> Monitor<'a> {
             user_xattr: self.launch.user_xattr,
         };
         overlay.mount_at(&self.launch.mount_point)?;
+        self.mounted = true;
+        Ok(())
+    }
+
+    /// Mounts the image alone, to look up what it says of users. What is written goes behind the wall.
+    fn mount_image(&mut self) -> Result<()> {
+        let (layers, point) = (&self.launch.layers, &self.launch.mount_point);
+        match layers.as_slice() {
+            // The overlay of one layer is that layer.
+            [only] => {
+                let tree = mount::clone_tree(rustix::fs::CWD, only, false)?;
+                let target = fs::open(point, OFlags::PATH | OFlags::DIRECTORY)?;
+                mount::attach(tree.as_fd(), target.as_fd())?;
+            }
+            _ => {
+                let user_xattr = self.launch.user_xattr;
+                Overlay { layers, upper: None, volatile: false, user_xattr }.mount_at(point)?;
+            }
+        }
         self.mounted = true;
         Ok(())
     }

@@ -19,6 +19,8 @@ enum Of {
     Listener,
     Signals,
     Process,
+    /// The wall's own words.
+    Console,
     Probe,
     Output(usize),
     Input,
@@ -52,6 +54,9 @@ impl Monitor<'_> {
             for (of, flags) in self.wait(&scratch)? {
                 self.handle(of, flags, &mut scratch)?;
             }
+            if self.code.is_some() {
+                self.process_ended()?;
+            }
             self.pass_time()?;
         }
     }
@@ -65,7 +70,12 @@ impl Monitor<'_> {
         };
         add(Of::Listener, PollFd::new(&self.server.listener, PollFlags::IN));
         add(Of::Signals, PollFd::new(&self.signals, PollFlags::IN));
-        if let Phase::Running(process) = &self.phase {
+        if let Some(console) = self.isolation.console() {
+            add(Of::Console, PollFd::from_borrowed_fd(console, PollFlags::IN));
+        }
+        if let Phase::Running(process) = &self.phase
+            && self.code.is_none()
+        {
             add(Of::Process, PollFd::new(&process.pidfd, PollFlags::IN));
         }
         if let Some(probe) = self.health.as_ref().and_then(crate::health::Checker::descriptor) {
@@ -130,6 +140,10 @@ impl Monitor<'_> {
             Of::Listener => self.server.accept(),
             Of::Signals => self.take_signals(),
             Of::Process => self.process_ended(),
+            Of::Console => {
+                self.isolation.hear_console();
+                Ok(())
+            }
             Of::Probe => self.probe_ended(),
             Of::Output(index) => {
                 if self.pump(index) == Read::End {
@@ -242,7 +256,7 @@ impl Monitor<'_> {
     fn resize(&self, rows: u16, columns: u16) -> Result<()> {
         match &self.stdio.terminal {
             Some(terminal) => Ok(tty::set_size(terminal.as_fd(), rows, columns)?),
-            None => Ok(()),
+            None => self.isolation.resize(rows, columns),
         }
     }
 
@@ -288,18 +302,12 @@ impl Monitor<'_> {
         self.server.tell_all(&Packet::Exit(exit.clone()));
     }
 
-    /// A frozen workload would keep the signal until it is thawed.
-    pub(super) fn signal(&self, number: i32) -> Result<()> {
+    pub(super) fn signal(&mut self, number: i32) -> Result<()> {
         let Phase::Running(process) = &self.phase else {
             return Err(Error::conflict(format!("workload {} is not running", self.launch.record.name)));
         };
-        match sys::signal(process.pidfd.as_fd(), number) {
-            // It has ended in this moment.
-            Err(error) if error.errno() == moat_linux::Errno::SRCH => {}
-            other => other?,
-        }
         let ends = number == Signal::KILL.as_raw() || self.stopping.is_some();
-        if ends { self.launch.thaw() } else { Ok(()) }
+        self.isolation.signal(process, number, ends)
     }
 
     fn take_signals(&mut self) -> Result<()> {

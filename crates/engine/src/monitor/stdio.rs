@@ -96,7 +96,7 @@ impl Theirs {
 }
 
 /// Points this process's own streams nowhere.
-pub(super) fn silence() -> Result<()> {
+pub(crate) fn silence() -> Result<()> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null").context(|| "open /dev/null")?;
     for number in 0..3 {
         sys::duplicate_to(null.as_fd(), number)?;
@@ -111,6 +111,19 @@ impl Stdio {
         let input = if open_stdin { Some(Input::new(mount::duplicate(master.as_fd())?)) } else { None };
         let output = Output { fd: Some(mount::duplicate(master.as_fd())?), chunk: Vec::new() };
         Ok(Self { outputs: [output, Output::default()], input, terminal: Some(master) })
+    }
+}
+
+impl Stdio {
+    /// Streams that are connections, and do not block.
+    pub(super) fn connected(input: Option<OwnedFd>, outputs: [Option<OwnedFd>; 2]) -> Self {
+        let outputs = outputs.map(|fd| Output { fd, chunk: Vec::new() });
+        Self { outputs, input: input.map(Input::new), terminal: None }
+    }
+
+    /// Whether something may still come.
+    pub(super) fn is_open(&self) -> bool {
+        self.outputs.iter().any(|output| output.fd.is_some())
     }
 }
 

@@ -64,10 +64,14 @@ impl Engine {
         } else {
             name::claim(self.roots(), &workload.record.name, &folder.id)?;
         }
-        let image = &image.config.config;
+        let mut image = image.config.config.clone();
+        if workload.record.spec.isolation == Isolation::Microvm {
+            // Its disk is its own already: what the image wants to be a volume is a folder there.
+            image.volumes.clear();
+        }
         let others = |name: &str| self.find(name)?.mounts();
         let mounts =
-            volume::resolve(&self.volumes(), folder.id.as_str(), &workload.record.spec, image, &others)?;
+            volume::resolve(&self.volumes(), folder.id.as_str(), &workload.record.spec, &image, &others)?;
         if !mounts.is_empty() {
             folder.save_mounts(&mounts)?;
         }
@@ -78,15 +82,13 @@ impl Engine {
 /// Refuses what no start could give.
 fn check(spec: &WorkloadSpec) -> Result<()> {
     if spec.isolation == Isolation::Microvm {
-        return Err(
-            Error::invalid("isolation microvm is not supported yet").hint("leave it out, or say container")
-        );
+        crate::isolation::check_microvm(spec)?;
     }
     if spec.auto_remove && spec.restart != moat_model::workload::RestartPolicy::No {
         return Err(Error::invalid("a workload that is removed when it has ended can not be started again")
             .hint("leave out --rm or --restart"));
     }
-    if spec.root_bytes.is_some() {
+    if spec.root_bytes.is_some() && spec.isolation != Isolation::Microvm {
         return Err(Error::invalid("a quota of the writable layer is not supported yet"));
     }
     if let Some(wanted) = spec.userns.as_deref().filter(|wanted| !matches!(*wanted, "" | "host")) {

@@ -96,14 +96,22 @@ impl Workload {
     /// Freezes it.
     pub fn pause(&self) -> Result<()> {
         self.expect(Status::Running, "pause")?;
-        change::pause(&self.engine().sandbox(), &sandbox_id(self)?)?;
+        if self.is_microvm() {
+            crate::guest::freeze(&self.folder().run, true)?;
+        } else {
+            change::pause(&self.engine().sandbox(), &sandbox_id(self)?)?;
+        }
         self.tell(Action::Pause, &[])
     }
 
     /// Lets it go on.
     pub fn unpause(&self) -> Result<()> {
         self.expect(Status::Paused, "unpause")?;
-        change::resume(&self.engine().sandbox(), &sandbox_id(self)?)?;
+        if self.is_microvm() {
+            crate::guest::freeze(&self.folder().run, false)?;
+        } else {
+            change::resume(&self.engine().sandbox(), &sandbox_id(self)?)?;
+        }
         self.tell(Action::Unpause, &[])
     }
 

@@ -125,6 +125,8 @@ impl Folder {
     pub(crate) fn remove_run(&self) -> Result<()> {
         file::remove_if_there(&self.run.join(crate::monitor::SOCKET))?;
         match std::fs::remove_dir(&self.run) {
+            // What a machine had there.
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => file::remove_tree(&self.run),
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(error).context(|| format!("remove {}", self.run.display()))
             }
@@ -134,6 +136,11 @@ impl Folder {
 
     pub(crate) fn upper(&self) -> PathBuf {
         self.data.join("upper")
+    }
+
+    /// The disk that a machine writes to.
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.data.join("disk.ext4")
     }
 
     pub(crate) fn work(&self) -> PathBuf {

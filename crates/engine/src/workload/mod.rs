@@ -174,6 +174,12 @@ impl Workload {
                 state.monitor.pid
             ));
         }
+        if self.is_microvm() {
+            if crate::guest::is_frozen(&self.folder.run) {
+                state.status = Status::Paused;
+            }
+            return Ok(state);
+        }
         let id = crate::launch::sandbox_id(self)?;
         if let Ok((_, sandbox)) = moat_sandbox::container::load(&self.engine.sandbox(), &id)
             && sandbox.cgroup.is_frozen()?
@@ -187,6 +193,7 @@ impl Workload {
     ///
     /// Errors: it does not run.
     pub fn namespace(&self, kind: &str) -> Result<PathBuf> {
+        self.refuse_microvm("can not join")?;
         let state = self.state()?;
         if state.is_running() && state.process.is_alive() {
             return Ok(PathBuf::from(format!("/proc/{}/ns/{kind}", state.process.pid)));
