@@ -108,6 +108,8 @@ fn a_life(moat: &Moat) {
     assert_eq!(moat.status("web"), "running");
     assert!(moat.call(&["cp", "web:/etc/passwd", "/tmp/x"]).failure().contains("it is a microVM"));
 
+    assert!(moat.call(&["network", "connect", "bridge", "web"]).failure().contains("it is a microVM"));
+
     moat.call(&["stop", "web"]).success();
     assert_eq!(moat.inspect("web")["State"]["ExitCode"], 3);
     assert_eq!(moat.call(&["logs", "web"]).success(), "up\nbye\n");
