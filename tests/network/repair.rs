@@ -101,7 +101,7 @@ fn killed_at_any_step_of_connect() {
     let host = Host::new();
     host.moat("network create --ipv6 blue");
     let one = host.start("one", "-p 8080:80");
-    let _server = one.serve("tcp", "0.0.0.0", 80);
+    let server = one.serve("tcp", "0.0.0.0", 80);
     let mut kills = 0;
     for call in CHANGES {
         for when in 1.. {
@@ -123,6 +123,8 @@ fn killed_at_any_step_of_connect() {
         }
     }
     assert!(kills > 20, "{kills}");
+    // It is in the namespace of the workload, which would live as long.
+    drop(server);
     host.moat("rm -f one");
     nothing_left(&host);
 }
