@@ -136,3 +136,37 @@ fn hello_compares_both_sides() {
     let told = moat.run(&["--rm", "busybox", "env"]);
     assert!(!told.success().contains("MOAT_HELLO_HOST"), "{told:?}");
 }
+
+/// The plan names each step and what does the same by hand; nothing is made for it, and what a start would refuse is
+/// refused.
+#[test]
+fn a_dry_run_makes_nothing() {
+    let moat = Moat::new();
+    let files = || {
+        let listed = std::process::Command::new("find").arg(moat.root()).output().unwrap();
+        let mut files: Vec<String> =
+            String::from_utf8(listed.stdout).unwrap().lines().map(str::to_owned).collect();
+        files.sort();
+        files
+    };
+    let before = files();
+    let flags = ["--dry-run", "--name", "planned", "-v", "data:/data", "-m", "64m", "--hostname", "box"];
+    let done = moat.run(&[&flags[..], &["busybox", "echo", "never"]].concat());
+    let plan = done.success();
+    for words in [
+        "claim name planned",
+        "make volume data",
+        "mount the root file system of 1 layers",
+        "mount -t overlay moat -o lowerdir=",
+        "clone process, new namespaces",
+        "pivot root",
+        "install seccomp filter",
+        "execute echo",
+    ] {
+        assert!(plan.contains(words), "{words}: {plan}");
+    }
+    assert_eq!(moat.call(&["create", "--dry-run", "--network", "none", "busybox", "true"]).code, 0);
+    assert_eq!(files(), before);
+    assert!(moat.run(&["--dry-run", "missing:1", "true"]).failure().contains("no such image: missing:1"));
+    assert_eq!(moat.run(&["--dry-run", "--user", "nobody-here", "busybox", "true"]).code, 125);
+}

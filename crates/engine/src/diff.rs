@@ -53,7 +53,7 @@ struct Diff {
 impl Workload {
     /// What it has changed, by path.
     pub fn diff(&self) -> Result<Vec<Change>> {
-        let view = View::of_image(self)?;
+        let view = View::of_image(self.engine(), self.image()?)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let upper = fs::open(&self.folder().upper(), flags)?;
         let lower = fs::open_at(view.root(), Path::new("."), flags, 0)?;

@@ -151,7 +151,7 @@ impl Workload {
         let identity = match &spec.user {
             // The host does not look into the guest: names are those of the image.
             Some(user) if self.is_microvm() => {
-                let image = View::of_image(self)?;
+                let image = View::of_image(self.engine(), self.image()?)?;
                 Some(crate::user::look_up(image.root(), user, &self.spec().group_add)?)
             }
             Some(user) => Some(identity_in(state.process.pid, user, &self.spec().group_add)?),

@@ -51,7 +51,7 @@ impl Overlay<'_> {
     }
 
     /// The mount, attached nowhere; `None` where the kernel does not know `lowerdir+`.
-    fn mount(&self) -> Result<Option<OwnedFd>> {
+    pub(crate) fn mount(&self) -> Result<Option<OwnedFd>> {
         let context = FsContext::open("overlay")?;
         context.set("source", "moat")?;
         for (index, layer) in self.layers.iter().enumerate() {

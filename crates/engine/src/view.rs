@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use moat_image::Image;
 use moat_linux::fs::{self, Follow};
 use moat_linux::mount::{self, Attributes, attr};
 use moat_linux::process::{self as sys, namespace};
@@ -17,7 +18,7 @@ use rustix::fs::{CWD, FileType, OFlags};
 
 use crate::oci::{IdMaps, ReadyMount, Source, user_namespace};
 use crate::overlay::Overlay;
-use crate::{Context, Error, Result, Workload, volume};
+use crate::{Context, Engine, Error, Result, Workload, volume};
 
 const FOLDER: OFlags = OFlags::from_bits_retain(OFlags::PATH.bits() | OFlags::DIRECTORY.bits());
 
@@ -74,14 +75,14 @@ impl View {
     }
 
     /// The image's layers alone.
-    pub(crate) fn of_image(workload: &Workload) -> Result<Self> {
-        let workload = workload.clone();
+    pub(crate) fn of_image(engine: &Engine, image: &Image) -> Result<Self> {
+        let (engine, layers) = (engine.clone(), engine.images().layer_paths(image));
         Self::kept(None, move || {
             own_namespace()?;
-            match workload.engine().images().layer_paths(workload.image()?).as_slice() {
+            match layers.as_slice() {
                 // The overlay of one layer is that layer.
                 [only] => Ok(fs::open(only, FOLDER)?),
-                layers => mount_overlay(&workload, layers, false),
+                layers => mount_overlay(&engine, layers, None),
             }
         })
     }
@@ -133,7 +134,7 @@ fn bare_root(theirs: &OwnedFd) -> Result<OwnedFd> {
 fn mount_root(workload: &Workload, mounts: bool, maps: Option<&IdMaps>) -> Result<OwnedFd> {
     own_namespace()?;
     let layers = workload.engine().images().layer_paths(workload.image()?);
-    let root = mount_overlay(workload, &layers, true)?;
+    let root = mount_overlay(workload.engine(), &layers, Some(workload))?;
     if mounts {
         let first_start = workload.state()?.started.is_none();
         let volumes = workload.engine().volumes();
@@ -148,14 +149,15 @@ fn mount_root(workload: &Workload, mounts: bool, maps: Option<&IdMaps>) -> Resul
     Ok(root)
 }
 
-fn mount_overlay(workload: &Workload, layers: &[PathBuf], writable: bool) -> Result<OwnedFd> {
-    let point = workload.engine().roots().mount_point();
+/// Mounts layers, with the upper directory of a workload on top where one is given.
+fn mount_overlay(engine: &Engine, layers: &[PathBuf], writable: Option<&Workload>) -> Result<OwnedFd> {
+    let point = engine.roots().mount_point();
     crate::roots::make_folder(&point).context(|| point.display().to_string())?;
-    let (upper, work) = (workload.folder().upper(), workload.folder().work());
+    let upper = writable.map(|workload| (workload.folder().upper(), workload.folder().work()));
     let overlay = Overlay {
         layers,
-        upper: writable.then_some((&upper, &work)),
-        volatile: workload.spec().auto_remove,
+        upper: upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path())),
+        volatile: writable.is_some_and(|workload| workload.spec().auto_remove),
         user_xattr: crate::rootless::is_inside(),
     };
     overlay.mount_at(&point)?;

@@ -50,6 +50,9 @@ impl Verb for Create {
     const FAILED: u8 = ENGINE;
 
     fn run(self, session: &Session) -> Result<u8> {
+        if self.create.dry_run {
+            return plan(session, self.create);
+        }
         let engine = session.engine_to_start()?;
         let cidfile = self.create.cidfile.clone();
         refuse_existing(cidfile.as_deref())?;
@@ -70,6 +73,9 @@ impl Verb for Run {
     fn run(self, session: &Session) -> Result<u8> {
         if self.detach && !self.create.attach.is_empty() {
             return Err(Failure::new("--detach and --attach exclude each other"));
+        }
+        if self.create.dry_run {
+            return plan(session, self.create);
         }
         let streams = streams(&self.create, self.detach);
         let (tty, cidfile) = (self.create.tty, self.create.cidfile.clone());
@@ -106,6 +112,13 @@ impl Verb for Run {
         drop(raw);
         attached::conclude(&workload, &ended?)
     }
+}
+
+/// Prints the steps; an image that is not here is not pulled for it.
+fn plan(session: &Session, create: CreateFlags) -> Result<u8> {
+    let steps = session.engine()?.plan(&create.spec(false)?)?;
+    print(&steps)?;
+    Ok(0)
 }
 
 /// The streams that the caller gets: those of `--attach`, else the output, and the input with `--interactive`.

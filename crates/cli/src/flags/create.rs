@@ -57,6 +57,9 @@ pub(crate) struct CreateFlags {
     /// Do not show the pull
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Print the steps that it would take, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// File for the id
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<PathBuf>,

@@ -30,8 +30,8 @@ use crate::file::{self, Lasting};
 use crate::roots::make_folder;
 use crate::{Context, Error, Result, Timestamp};
 
-pub(crate) use ready::{Looking, ready};
-pub(crate) use resolve::resolve;
+pub(crate) use ready::{Looking, planned, ready};
+pub(crate) use resolve::{decide, resolve};
 
 /// The longest name: it is a file name, with room for the marks of half-made ones.
 const MAX_NAME: usize = 200;
@@ -154,6 +154,25 @@ impl Volumes {
         let folder = self.root.join(name);
         let state = file::read(&folder.join("volume.json"))?;
         Ok(state.map(|state| Volume { name: name.to_owned(), state, folder }))
+    }
+
+    /// Whether there is a volume of the name.
+    ///
+    /// Errors: the name is not allowed.
+    pub(crate) fn has(&self, name: &str) -> Result<bool> {
+        check_name(name)?;
+        Ok(self.get(name)?.is_some())
+    }
+
+    /// The folder that workloads see of a volume, also of one that is still to be made.
+    ///
+    /// Errors: the name is not allowed.
+    pub(crate) fn place(&self, name: &str) -> Result<PathBuf> {
+        check_name(name)?;
+        match self.get(name)? {
+            Some(volume) => volume.path(),
+            None => Ok(self.root.join(name).join("_data")),
+        }
     }
 
     /// The volume of a name.

@@ -75,6 +75,44 @@ pub(crate) fn ready(volumes: &Volumes, mounts: &[MountSpec], how: &Looking<'_>) 
     Ok(found)
 }
 
+/// The mounts as they would be, for a workload that is only planned: nothing is made, shown or filled.
+///
+/// Errors: as [`ready`], but for what is not there yet.
+pub(crate) fn planned(
+    volumes: &Volumes,
+    mounts: &[MountSpec],
+    maps: Option<&IdMaps>,
+) -> Result<Vec<ReadyMount>> {
+    let planned = |mount: &MountSpec| -> Result<ReadyMount> {
+        let bind = |source, recursive, propagation: &str| Source::Bind {
+            source,
+            recursive,
+            propagation: propagation.to_owned(),
+        };
+        let source = match &mount.source {
+            MountSource::Volume { name, subpath, .. } => {
+                let place = volumes.place(name.as_deref().unwrap_or_default())?;
+                let below = subpath.as_deref().unwrap_or_default();
+                bind(if below.is_empty() { place } else { place.join(below) }, true, "rprivate")
+            }
+            MountSource::Bind { path, create, propagation, non_recursive } => {
+                let propagation = propagation.as_deref().unwrap_or("rprivate");
+                if !create || Path::new(path).exists() {
+                    bind_source(path, false)?;
+                    check_propagation(path, propagation)?;
+                }
+                bind(PathBuf::from(path), !non_recursive, propagation)
+            }
+            MountSource::Tmpfs { size_bytes, mode, options } => {
+                Source::Tmpfs(tmpfs_options(*size_bytes, *mode, options)?)
+            }
+        };
+        let target = mount.target.clone();
+        Ok(ReadyMount { target, source, read_only: mount.read_only, idmap: idmap(mount, maps)? })
+    };
+    mounts.iter().map(|mount| planned(mount).context(|| format!("mount {}", mount.target))).collect()
+}
+
 /// Shows a folder or file within a volume at `place`, and gives its path there. What workloads have put into the volume
 /// can lead nowhere else, and what was found can not be exchanged any more.
 fn show_part(volume: &Path, below: &str, place: &Path) -> Result<PathBuf> {

@@ -8,11 +8,29 @@ use crate::{Error, ErrorKind, Result};
 
 /// The mounts of a workload, every volume made, named and held for it.
 ///
-/// What the user says about a place wins over `--volumes-from`, and both over the image's volumes. `others` gives the
-/// mounts of another workload by name or id. Errors: nothing is held and nothing anonymous is left.
+/// Errors: as [`decide`]; nothing is held and nothing anonymous is left.
 pub(crate) fn resolve(
     volumes: &Volumes,
     workload: &str,
+    spec: &WorkloadSpec,
+    image: &RunConfig,
+    others: &dyn Fn(&str) -> Result<Vec<MountSpec>>,
+) -> Result<Vec<MountSpec>> {
+    let mut found = decide(spec, image, others)?;
+    let made = hold_all(volumes, workload, &mut found);
+    if let Err(error) = made {
+        // The first error is what the user has to know.
+        let _ = volumes.release(&found, workload, true);
+        return Err(error);
+    }
+    Ok(found)
+}
+
+/// The mounts of a workload; nothing is made.
+///
+/// What the user says about a place wins over `--volumes-from`, and both over the image's volumes. `others` gives the
+/// mounts of another workload by name or id. Errors: a place that is none, or is named twice.
+pub(crate) fn decide(
     spec: &WorkloadSpec,
     image: &RunConfig,
     others: &dyn Fn(&str) -> Result<Vec<MountSpec>>,
@@ -37,12 +55,6 @@ pub(crate) fn resolve(
         if !found.iter().any(|known| same_place(&known.target, target)) {
             found.push(anonymous(target));
         }
-    }
-    let made = hold_all(volumes, workload, &mut found);
-    if let Err(error) = made {
-        // The first error is what the user has to know.
-        let _ = volumes.release(&found, workload, true);
-        return Err(error);
     }
     Ok(found)
 }

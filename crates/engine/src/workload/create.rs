@@ -23,7 +23,7 @@ impl Engine {
 
     /// As [`Engine::create`]; nobody else can change the workload as long as the lock is held.
     pub(crate) fn create_locked(&self, spec: WorkloadSpec) -> Result<(Workload, Lock)> {
-        check(&spec)?;
+        check_wish(&spec)?;
         let image = self.images().find(&spec.image)?;
         let id = WorkloadId::random()?;
         let folder = Folder::new(self.roots(), id);
@@ -80,7 +80,7 @@ impl Engine {
 }
 
 /// Refuses what no start could give.
-fn check(spec: &WorkloadSpec) -> Result<()> {
+pub(crate) fn check_wish(spec: &WorkloadSpec) -> Result<()> {
     if spec.isolation == Isolation::Microvm {
         crate::isolation::check_microvm(spec)?;
     }

@@ -31,6 +31,7 @@ pub use state::{
     ExitStatus, Health, HealthResult, HealthState, OomVictim, ProcessState, WorkloadRecord, WorkloadState,
 };
 
+pub(crate) use create::check_wish;
 pub(crate) use folder::{Folder, Lock};
 pub(crate) use name::holder;
 pub(crate) use remove::remove_files;
