@@ -1,46 +1,128 @@
-//! `cargo xtask demo`: one container, with every step of its wall told.
+//! `cargo xtask demo`: an image from a registry on loopback, and the life of a workload that is made of it.
+//!
+//! Everything that it makes lies in a folder of its own and goes with it.
 
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use crate::{bundle, command, packages, scratch::Scratch};
+use crate::{bundle, command, packages, registry::Registry, scratch::Scratch};
 
-const SCRIPT: &str = "echo; echo \"I am process $$ on $(hostname), and this is all I see:\"; \
-                      ps; ls /; echo";
+/// What the workload does: it counts in its volume, and says so.
+const COUNT: &str =
+    "n=0; while true; do n=$((n + 1)); echo $n > /data/count; echo counted to $n; sleep 1; done";
+/// What is looked at from within.
+const LOOK: &str = "id; ps; cat /data/count; touch /data/seen /file; touch /etc/passwd && echo written";
 
 pub(crate) fn run() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
-        bail!("the demonstration needs root: its container has no user namespace");
+        bail!("the demonstration needs root: its containers have no user namespace");
     }
     packages::ensure(packages::DEMO)?;
-    command::step(command::cargo().args(["build", "--release", "--locked", "--package", "moat-runtime"]))?;
-    let runtime = command::built("release")?.join("moat-runtime");
+    command::step(command::cargo().args(["build", "--release", "--locked", "--package", "moat"]))?;
     let scratch = Scratch::new("demo")?;
-    let name = format!("moat-demo-{}", std::process::id());
-    let shown = show(&runtime, scratch.path(), &name);
-    if shown.is_err() {
-        // The container may have come half-way; without one this fails, and that is fine.
-        let _ = moat(&runtime, scratch.path()).args(["delete", "--force", &name]).output();
-    }
-    shown
+    let registry = Registry::start(scratch.path())?;
+    let image = registry.fill(&image(scratch.path())?, "box:1")?;
+    let moat = Moat { program: command::built("release")?.join("moat"), root: scratch.path().join("moat") };
+    show(&moat, &image)
 }
 
-fn moat(runtime: &Path, scratch: &Path) -> Command {
-    let mut command = Command::new(runtime);
-    command.arg("--root").arg(scratch.join("state"));
-    command
-}
-
-fn show(runtime: &Path, scratch: &Path, name: &str) -> Result<()> {
-    let rootfs = scratch.join("rootfs");
+/// An image of busybox, made by umoci; gives it in skopeo's terms.
+fn image(scratch: &Path) -> Result<String> {
+    let (rootfs, archive, layout) = (scratch.join("rootfs"), scratch.join("rootfs.tar"), scratch.join("oci"));
+    let name = format!("{}:box", layout.display());
     bundle::rootfs(&rootfs)?;
-    let config = bundle::default_config(runtime, scratch)?;
-    let arguments = ["/bin/sh", "-c", SCRIPT];
-    let cgroup = format!("/{name}");
-    let folder = bundle::write(scratch.join("bundle"), &rootfs, &config, &cgroup, &arguments)?;
-    let mut run = moat(runtime, scratch);
-    command::step(run.args(["run", "--explain", "--bundle"]).arg(folder).arg(name))?;
-    command::step(Command::new(runtime).arg("features"))
+    command::step(Command::new("tar").arg("-C").arg(&rootfs).arg("-cf").arg(&archive).arg("."))?;
+    command::step(Command::new("umoci").arg("init").arg("--layout").arg(&layout))?;
+    command::step(Command::new("umoci").args(["new", "--image", &name]))?;
+    command::step(Command::new("umoci").args(["raw", "add-layer", "--image", &name]).arg(&archive))?;
+    let config = ["config", "--image", &name, "--config.cmd", "/bin/sh", "--config.env", "PATH=/bin"];
+    command::step(Command::new("umoci").args(config))?;
+    Ok(format!("oci:{name}"))
+}
+
+/// The story, from the registry to nothing left.
+fn show(moat: &Moat, image: &str) -> Result<()> {
+    moat.shows(&["pull", image])?;
+    moat.shows(&["images"])?;
+    let limits = ["--memory", "64m", "--cpus", "0.5", "--pids-limit", "20"];
+    let place = ["--network", "none", "--read-only", "--tmpfs", "/tmp", "--volume", "counts:/data"];
+    moat.shows(
+        &[&["run", "--detach", "--name", "counter"], &limits[..], &place, &[image, "sh", "-c", COUNT]]
+            .concat(),
+    )?;
+    moat.shows(&["ps"])?;
+    moat.until(&["logs", "counter"], "counted to 2")?;
+    moat.shows(&["logs", "--tail", "2", "counter"])?;
+    // Its root file system is read-only, so this ends with 1.
+    moat.shows_end(&["exec", "counter", "sh", "-c", LOOK], 1)?;
+    moat.shows(&["stats", "--no-stream", "counter"])?;
+    moat.shows(&["stop", "--time", "1", "counter"])?;
+    moat.shows(&["run", "--rm", "--network", "none", "--volume", "counts:/data:ro", image, "ls", "/data"])?;
+    moat.shows(&["rm", "counter"])?;
+    moat.shows(&["run", "--rm", "--network", "none", "moat/hello"])?;
+    moat.shows(&["run", "--rm", "--network", "none", "--explain", image, "true"])?;
+    moat.shows(&["system", "check"])
+}
+
+/// The built program with a root of its own.
+struct Moat {
+    program: PathBuf,
+    root: PathBuf,
+}
+
+impl Moat {
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--root").arg(&self.root).args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command as a user would, and shows it with all that it says.
+    fn shows(&self, args: &[&str]) -> Result<()> {
+        self.shows_end(args, 0)
+    }
+
+    /// As [`Moat::shows`], of a command that ends with `code`.
+    fn shows_end(&self, args: &[&str], code: i32) -> Result<()> {
+        let line = typed(args);
+        println!("\n$ {line}");
+        let status = command::status(&mut self.command(args))?;
+        if status.code() != Some(code) {
+            bail!("`{line}` ended with {status}");
+        }
+        Ok(())
+    }
+
+    /// Waits until a command says `words`.
+    fn until(&self, args: &[&str], words: &str) -> Result<()> {
+        while !command::output(&mut self.command(args))?.contains(words) {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Moat {
+    fn drop(&mut self) {
+        let clear = || -> Result<()> {
+            let ids = command::output(&mut self.command(&["ps", "--all", "--quiet"]))?;
+            for id in ids.split_whitespace() {
+                command::output(&mut self.command(&["rm", "--force", id])).context("the workload stays")?;
+            }
+            Ok(())
+        };
+        if let Err(error) = clear() {
+            eprintln!("demo: {error:#}");
+        }
+    }
+}
+
+/// A command as it is typed.
+fn typed(args: &[&str]) -> String {
+    let plain =
+        |word: &str| word.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_./:=,".contains(letter));
+    let word = |word: &&str| if plain(word) { (*word).to_owned() } else { format!("'{word}'") };
+    format!("moat {}", args.iter().map(word).collect::<Vec<_>>().join(" "))
 }

@@ -18,6 +18,7 @@ mod kernel;
 mod lab;
 mod layers;
 mod packages;
+mod registry;
 mod scratch;
 mod sizes;
 mod test;
@@ -29,7 +30,7 @@ use anyhow::{Result, bail};
 const HELP: &str = "\
 The project's own tools.
 
-  cargo xtask demo                  builds the runtime and shows one container, step by step
+  cargo xtask demo                  builds moat, and shows it with an image from a registry of its own
   cargo xtask check                 formatting, lints, layers, sizes
   cargo xtask layers                only the arrows between the crates
   cargo xtask sizes                 only the long functions and files

@@ -40,7 +40,7 @@ pub(crate) const BENCH: &[Package] = &[BUSYBOX, GCC, LIBC, RUNC, CRUN, UTIL_LINU
 pub(crate) const BENCH_RUN: &[Package] =
     &[BUSYBOX, CRUN, PODMAN, UTIL_LINUX, package("docker.io", "a peer: its daemon and its client")];
 /// What `cargo xtask demo` calls.
-pub(crate) const DEMO: &[Package] = &[BUSYBOX];
+pub(crate) const DEMO: &[Package] = &[BUSYBOX, REGISTRY, SKOPEO, UMOCI];
 /// What `cargo xtask kernel` calls.
 pub(crate) const KERNEL: &[Package] = &[
     package("linux-source-6.1", "the kernel's source"),

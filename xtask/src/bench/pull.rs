@@ -4,14 +4,14 @@
 //! Contenders take turns, each time into an empty store. Moat's part is the store alone, on the command line of its
 //! tests; it syncs what it writes, the others do not.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command, packages, scratch::Scratch};
+use crate::{command, packages, registry::Registry, scratch::Scratch};
 
 const USAGE: &str = "usage: cargo xtask bench pull [--runs N] [--gate]";
 /// Layers of the image, and bytes of their files.
@@ -49,7 +49,7 @@ pub(super) fn run(arguments: &[String]) -> Result<ExitCode> {
     let scratch = Scratch::new("pull")?;
     let floor = super::floor(scratch.path())?;
     let registry = Registry::start(scratch.path())?;
-    let name = registry.fill(scratch.path())?;
+    let name = fill(&registry, scratch.path())?;
     let course = Course { folder: scratch.path().to_owned(), floor, program, name };
 
     let contenders: [Contender<'_>; 3] = [
@@ -173,71 +173,21 @@ impl Course {
     }
 }
 
-/// Debian's docker-registry; it ends with this.
-struct Registry {
-    server: Child,
-    domain: String,
-}
-
-impl Registry {
-    fn start(scratch: &Path) -> Result<Self> {
-        let config = scratch.join("registry.yml");
-        let data = scratch.join("registry");
-        let text = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:0\n",
-            data.display()
-        );
-        std::fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
-        let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(&config).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut server = command.spawn().context("cannot start docker-registry")?;
-        let errors = server.stderr.take().context("docker-registry has no standard error")?;
-        let mut registry = Self { server, domain: String::new() };
-        let mut lines = BufReader::new(errors).lines();
-        while registry.domain.is_empty() {
-            let line = lines.next().context("docker-registry has ended")?.context("docker-registry")?;
-            if let Some((_, rest)) = line.split_once("listening on ") {
-                registry.domain = rest
-                    .chars()
-                    .take_while(|&character| character.is_ascii_digit() || ".:".contains(character))
-                    .collect();
-            }
-        }
-        // It would block on a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Ok(registry)
+/// Makes the image and copies it into the registry; gives its name.
+fn fill(registry: &Registry, scratch: &Path) -> Result<String> {
+    let layout = scratch.join("image");
+    let image = format!("{}:x", layout.display());
+    command::quiet(Command::new("umoci").arg("init").arg("--layout").arg(&layout))?;
+    command::quiet(Command::new("umoci").args(["new", "--image", &image]))?;
+    for layer in 0..LAYERS {
+        eprintln!("--- bench: making layer {} of {LAYERS}", layer + 1);
+        let (folder, archive) = (scratch.join("layer"), scratch.join("layer.tar"));
+        write_files(&folder.join(format!("layer-{layer}")), layer)?;
+        command::quiet(Command::new("tar").arg("-C").arg(&folder).arg("-cf").arg(&archive).arg("."))?;
+        command::quiet(Command::new("umoci").args(["raw", "add-layer", "--image", &image]).arg(&archive))?;
+        std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
-
-    /// Makes the image and copies it into the registry; gives its name.
-    fn fill(&self, scratch: &Path) -> Result<String> {
-        let layout = scratch.join("image");
-        let image = format!("{}:x", layout.display());
-        command::quiet(Command::new("umoci").arg("init").arg("--layout").arg(&layout))?;
-        command::quiet(Command::new("umoci").args(["new", "--image", &image]))?;
-        for layer in 0..LAYERS {
-            eprintln!("--- bench: making layer {} of {LAYERS}", layer + 1);
-            let (folder, archive) = (scratch.join("layer"), scratch.join("layer.tar"));
-            write_files(&folder.join(format!("layer-{layer}")), layer)?;
-            command::quiet(Command::new("tar").arg("-C").arg(&folder).arg("-cf").arg(&archive).arg("."))?;
-            command::quiet(
-                Command::new("umoci").args(["raw", "add-layer", "--image", &image]).arg(&archive),
-            )?;
-            std::fs::remove_dir_all(&folder)
-                .with_context(|| format!("cannot remove {}", folder.display()))?;
-        }
-        let name = format!("{}/bench:1", self.domain);
-        let to = format!("docker://{name}");
-        let from = format!("oci:{image}");
-        command::quiet(Command::new("skopeo").args(["copy", "-q", "--dest-tls-verify=false", &from, &to]))?;
-        Ok(name)
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
+    registry.fill(&format!("oci:{image}"), "bench:1")
 }
 
 /// Files of words that chance picks: they pack about as programs and texts do.
