@@ -57,7 +57,7 @@ pub(super) fn state_in_memory(folder: &Path) -> Result<()> {
         .with_context(|| format!("cannot mount a tmpfs on {}", folder.display()))
 }
 
-/// Removes the groups whose names begin with the mark, directly beneath each hierarchy's root.
+/// Removes the groups whose names begin with the mark, directly beneath each hierarchy's root, with those in them.
 pub(super) fn remove_cgroups(mark: &str) {
     let folder = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
     let base = Path::new("/sys/fs/cgroup");
@@ -65,9 +65,15 @@ pub(super) fn remove_cgroups(mark: &str) {
     for hierarchy in hierarchies.chain([base.to_owned()]) {
         for group in folder(&hierarchy) {
             if group.file_name().to_string_lossy().starts_with(mark) {
-                // A group that is in use stays, and its name says whose it is.
-                let _ = std::fs::remove_dir(group.path());
+                remove_group(&group.path());
             }
         }
     }
+}
+
+/// Removes a group, those in it first. One that is in use stays, and its name says whose it is.
+fn remove_group(group: &Path) {
+    let within = std::fs::read_dir(group).into_iter().flatten().flatten().map(|entry| entry.path());
+    within.filter(|path| path.is_dir()).for_each(|path| remove_group(&path));
+    let _ = std::fs::remove_dir(group);
 }
