@@ -179,6 +179,20 @@ fn limits_need_a_control_group() {
     nothing_is_left(&home);
 }
 
+/// A bridge is the host's: without root there is none, and what there is instead is told.
+#[test]
+fn the_default_network_needs_root() {
+    let home = new_house();
+    let refused = home.shell("$M run --rm box true");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(125), "{said}");
+    assert!(
+        said.contains("hint: networks of the host are made by root; run it with `--network none`"),
+        "{said}"
+    );
+    nothing_is_left(&home);
+}
+
 /// A neighbour's state and workloads are nothing to a user.
 #[test]
 fn two_users_side_by_side() {

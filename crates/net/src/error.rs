@@ -43,7 +43,7 @@ impl From<moat_linux::Error> for Error {
         let text = error.to_string();
         if error.errno() == moat_linux::Errno::PERM {
             let hint =
-                "networks of the host are made by root; without it a container gets its network from pasta";
+                "networks of the host are made by root; run it with `--network none` or `--network host`";
             return Self::host(text).hint(hint);
         }
         Self::host(text)
