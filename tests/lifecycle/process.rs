@@ -1,6 +1,6 @@
 //! What the program finds itself with: limits, ids, privileges, scheduling, descriptors.
 
-use moat_tests::{Bundle, Runtime};
+use moat_tests::{Bundle, Runtime, wait_until};
 use serde_json::json;
 
 use crate::{prepared, sleeping};
@@ -158,4 +158,45 @@ fn the_pid_file_and_the_annotations() {
     container.exec_with(&flags, &["sleep", "100003"]).success();
     let pid = std::fs::read_to_string(second).unwrap();
     assert_eq!(std::fs::read(format!("/proc/{pid}/cmdline")).unwrap(), b"sleep\x00100003\x00");
+}
+
+/// A signal is the first process's; with `--all` it is everybody's.
+#[test]
+fn kill_and_kill_all() {
+    let runtime = Runtime::new();
+    let body = "while :; do sleep 0.02; done";
+    let script = format!(
+        "trap 'echo > /tmp/first' USR1; \
+         (trap 'echo > /tmp/second' USR1; echo > /tmp/ready; {body}) 2>/dev/null & \
+         {body} 2>/dev/null"
+    );
+    let mut bundle = Bundle::shell(&script);
+    bundle.set("/root/readonly", json!(false));
+    let container = runtime.start(&bundle);
+    let there = |name: &str| bundle.rootfs().join("tmp").join(name).exists();
+    wait_until(|| there("ready"));
+    container.kill("USR1").success();
+    wait_until(|| there("first"));
+    // The second shell would have made its file within one of its turns.
+    for _ in 0..10 {
+        container.shell("sleep 0.02").success();
+    }
+    assert!(!there("second"));
+    runtime.call(&["kill", "--all", container.id(), "USR1"]).success();
+    wait_until(|| there("second"));
+    container.delete();
+}
+
+/// The program has a session keyring of its own, named after the container, unless the caller's is to be kept.
+#[test]
+fn the_session_keyring() {
+    let runtime = Runtime::new();
+    let mut bundle = Bundle::new(&["true"]);
+    bundle.remove("/linux/maskedPaths");
+    for (flags, count) in [(&[][..], "1\n"), (&["--no-new-keyring"], "0\n")] {
+        let id = runtime.id();
+        bundle.set("/process/args", json!(["sh", "-c", "grep -c \"_ses.$0\" /proc/keys || true", id]));
+        let output = runtime.build("run", &bundle, flags, &id).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), count, "{flags:?}: {output:?}");
+    }
 }
