@@ -130,6 +130,52 @@ fn the_filter_of_system_calls() {
     assert_eq!(text, "mkdir: can't create directory '/tmp/refused': Disk quota exceeded\n1\nSeccomp:\t2\n");
 }
 
+/// A 32-bit program that ends with the error that getpid(2) gave it, 0 where it gave none.
+fn program_of_32_bits() -> Vec<u8> {
+    #[rustfmt::skip]
+    let code: &[u8] = &[
+        0xb8, 20, 0, 0, 0, // mov eax, 20 (getpid)
+        0xcd, 0x80,        // int 0x80
+        0xf7, 0xd8,        // neg eax: the error, or less than nothing
+        0x89, 0xc3,        // mov ebx, eax
+        0x85, 0xdb,        // test ebx, ebx
+        0x79, 0x02,        // jns over the next
+        0x31, 0xdb,        // xor ebx, ebx
+        0xb8, 1, 0, 0, 0,  // mov eax, 1 (exit)
+        0xcd, 0x80,        // int 0x80
+    ];
+    let (base, size) = (0x0804_8000_u32, 84 + code.len() as u32);
+    // The header of an executable for the 386, and one segment that is the whole file.
+    let mut elf = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec();
+    [1, base + 84, 52, 0, 0].iter().for_each(|word| elf.extend(u32::to_le_bytes(*word)));
+    [52, 32, 1, 0, 0, 0].iter().for_each(|half| elf.extend(u16::to_le_bytes(*half)));
+    [1, 0, base, base, size, size, 5, 0x1000].iter().for_each(|word| elf.extend(u32::to_le_bytes(*word)));
+    elf.extend(code);
+    elf
+}
+
+/// A filter decides for every architecture that it names, by that one's own numbers; others are not let in.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_program_of_32_bits_is_filtered() {
+    use std::os::unix::fs::PermissionsExt;
+    let runtime = Runtime::new();
+    let mut bundle = Bundle::new(&["/tmp/small"]);
+    let program = bundle.rootfs().join("tmp/small");
+    std::fs::write(&program, program_of_32_bits()).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(runtime.run(&bundle).code, 0, "without a filter");
+    let rule = json!([{ "names": ["getpid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 42 }]);
+    for (architectures, code) in
+        [(json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]), 42), (json!(["SCMP_ARCH_X86_64"]), 128 + 31)]
+    {
+        let filter =
+            json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": architectures, "syscalls": rule });
+        bundle.set("/linux/seccomp", filter);
+        assert_eq!(runtime.run(&bundle).code, code, "{architectures}");
+    }
+}
+
 #[test]
 fn descriptors_are_kept_when_asked_for() {
     let runtime = Runtime::new();
