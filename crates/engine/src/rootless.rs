@@ -11,11 +11,9 @@
 //!
 //! Once inside, the program executes itself again: its memory then belongs to the namespace, and with it /proc/self.
 
-use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -92,13 +90,15 @@ pub fn enter(roots: &Roots) -> Result<()> {
     sys::set_dumpable(true).context(what)?;
     members.add(ProcessState::of(std::process::id().cast_signed()))?;
     drop(members);
-    execute_again()
+    // What was written belongs before what the program writes then.
+    let _ = std::io::stdout().flush();
+    Err(sys::execute_again(None, c"/proc/self/exe", None).into())
 }
 
 /// Notes that a process is in the user's namespace: the monitor of a workload, which stays longer than who started it,
 /// and the workload's own, which may stay longer than the monitor.
 pub(crate) fn note(roots: &Roots, process: ProcessState) -> Result<()> {
-    if is_inside() { Members::open(roots)?.add(process) } else { Ok(()) }
+    Members::open(roots)?.add(process)
 }
 
 /// The list of who is in the namespace, locked.
@@ -254,18 +254,6 @@ impl Maps {
         }
         Self { uids, gids, by_helpers }
     }
-}
-
-fn execute_again() -> Result<()> {
-    let nul = |_| Error::new("an argument holds a NUL byte");
-    let args = std::env::args_os().map(|word| CString::new(word.as_bytes()));
-    let args = args.collect::<std::result::Result<Vec<_>, _>>().map_err(nul)?;
-    let env = std::env::vars_os()
-        .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()));
-    let env = env.collect::<std::result::Result<Vec<_>, _>>().map_err(nul)?;
-    // What was written belongs before what the program writes then.
-    let _ = std::io::stdout().flush();
-    Err(sys::execute(None, c"/proc/self/exe", &args, &env).into())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 
 use linux_raw_sys::general as raw;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitStatus};
@@ -58,6 +59,41 @@ pub struct Clone3<'fd> {
     pub cgroup: Option<BorrowedFd<'fd>>,
 }
 
+impl Clone3<'_> {
+    /// What the kernel is told for a child with these flags beside those of the wish, a pidfd of which it is to store.
+    /// The structure names the place for it, which must live as long.
+    pub(crate) fn arguments(&self, flags: u64, pidfd: &mut RawFd) -> raw::clone_args {
+        // Handlers are reset by execve(2), but what the runtime or its caller ignores would stay ignored.
+        let mut flags = flags | self.namespaces | u64::from(raw::CLONE_PIDFD) | raw::CLONE_CLEAR_SIGHAND;
+        if self.sibling {
+            flags |= u64::from(raw::CLONE_PARENT);
+        }
+        if self.cgroup.is_some() {
+            flags |= raw::CLONE_INTO_CGROUP;
+        }
+        raw::clone_args {
+            flags,
+            pidfd: std::ptr::from_mut(pidfd) as u64,
+            child_tid: 0,
+            parent_tid: 0,
+            // CLONE_PARENT takes the exit signal of the caller and refuses one of its own.
+            exit_signal: if self.sibling { 0 } else { libc::SIGCHLD as u64 },
+            stack: 0,
+            stack_size: 0,
+            tls: 0,
+            set_tid: 0,
+            set_tid_size: 0,
+            cgroup: self.cgroup.map_or(0, |fd| fd.as_raw_fd().unsigned_abs().into()),
+        }
+    }
+
+    /// The failed call, `flags` being the names of those beside the wish's.
+    pub(crate) fn failed(&self, flags: &str, errno: rustix::io::Errno) -> Error {
+        let cgroup = self.cgroup.map(|fd| format!(", cgroup {}", fd_name(fd))).unwrap_or_default();
+        Error::new("clone3", format!("{flags}{}{cgroup}", namespace::names(self.namespaces)), errno)
+    }
+}
+
 /// Who returns from [`fork`].
 #[derive(Debug)]
 pub enum Forked {
@@ -74,28 +110,7 @@ pub enum Forked {
 /// threads would stay locked in the child for ever.
 pub fn fork(options: Clone3<'_>) -> Result<Forked> {
     let mut pidfd: RawFd = -1;
-    // Handlers are reset by execve(2), but what the runtime or its caller ignores would stay ignored.
-    let mut flags = options.namespaces | u64::from(raw::CLONE_PIDFD) | raw::CLONE_CLEAR_SIGHAND;
-    if options.sibling {
-        flags |= u64::from(raw::CLONE_PARENT);
-    }
-    if options.cgroup.is_some() {
-        flags |= raw::CLONE_INTO_CGROUP;
-    }
-    let arguments = raw::clone_args {
-        flags,
-        pidfd: (&raw mut pidfd) as u64,
-        child_tid: 0,
-        parent_tid: 0,
-        // CLONE_PARENT takes the exit signal of the caller and refuses one of its own.
-        exit_signal: if options.sibling { 0 } else { libc::SIGCHLD as u64 },
-        stack: 0,
-        stack_size: 0,
-        tls: 0,
-        set_tid: 0,
-        set_tid_size: 0,
-        cgroup: options.cgroup.map_or(0, |fd| fd.as_raw_fd().unsigned_abs().into()),
-    };
+    let arguments = options.arguments(0, &mut pidfd);
     // SAFETY: without CLONE_VM the child has its own copy of everything; the structure and the place for the
     // pidfd live through the call.
     let returned =
@@ -107,10 +122,7 @@ pub fn fork(options: Clone3<'_>) -> Result<Forked> {
         }
         // SAFETY: CLONE_PIDFD succeeded, so the kernel stored a new descriptor that nobody else owns.
         Ok(pid) => Ok(Forked::Parent(pid as i32, unsafe { OwnedFd::from_raw_fd(pidfd) })),
-        Err(errno) => {
-            let cgroup = options.cgroup.map(|fd| format!(", cgroup {}", fd_name(fd))).unwrap_or_default();
-            Err(Error::new("clone3", format!("{}{cgroup}", namespace::names(options.namespaces)), errno))
-        }
+        Err(errno) => Err(options.failed("", errno)),
     }
 }
 
@@ -288,6 +300,21 @@ pub fn execute(fd: Option<BorrowedFd<'_>>, path: &CStr, args: &[CString], env: &
         unsafe { libc::syscall(libc::SYS_execveat, dir, path.as_ptr(), argv.as_ptr(), envp.as_ptr(), flags) };
     let errno = syscall(returned).err().unwrap_or(rustix::io::Errno::IO);
     Error::new("execve", path.to_string_lossy(), errno)
+}
+
+/// Executes `path`, or the open file, with the arguments and the environment of this process, and with `more` in the
+/// environment. Returns only when it failed.
+pub fn execute_again(fd: Option<BorrowedFd<'_>>, path: &CStr, more: Option<CString>) -> Error {
+    let nul = |_| Error::new("execve", path.to_string_lossy(), rustix::io::Errno::INVAL);
+    let args = std::env::args_os().map(|word| CString::new(word.as_bytes()));
+    let env = std::env::vars_os()
+        .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()));
+    let env = env.chain(more.map(Ok));
+    match (args.collect::<std::result::Result<Vec<_>, _>>(), env.collect::<std::result::Result<Vec<_>, _>>())
+    {
+        (Ok(args), Ok(env)) => execute(fd, path, &args, &env),
+        (Err(error), _) | (_, Err(error)) => nul(error),
+    }
 }
 
 /// setsid(2).

@@ -53,16 +53,10 @@ pub fn protect() -> Result<()> {
         }
         Err(_) => sealed_copy().context(|| "make a sealed copy of this program")?,
     };
-    let args = std::env::args_os()
-        .map(|argument| CString::new(argument.as_bytes()))
-        .collect::<std::result::Result<Vec<_>, _>>();
-    let entries = std::env::vars_os()
-        .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()));
     let own = std::fs::read_link(OWN).context(|| OWN)?;
-    let mark = [AGAIN.as_bytes(), b"=", own.as_os_str().as_bytes()].concat();
-    let env = entries.chain([CString::new(mark)]).collect::<std::result::Result<Vec<_>, _>>();
-    let nul = |_| Error::new("an argument holds a NUL byte");
-    Err(sys::execute(Some(view.as_fd()), c"", &args.map_err(nul)?, &env.map_err(nul)?).into())
+    // A path holds no NUL byte.
+    let mark = CString::new([AGAIN.as_bytes(), b"=", own.as_os_str().as_bytes()].concat()).ok();
+    Err(sys::execute_again(Some(view.as_fd()), c"", mark).into())
 }
 
 /// The file that this program was started from, also where the process has moved away from it.

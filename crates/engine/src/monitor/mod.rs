@@ -172,7 +172,9 @@ fn prepare(launch: &Launch) -> Result<(HostMounts, OwnedFd, OwnedFd)> {
     let host = HostMounts::own()?;
     sys::unshare(namespace::MOUNT).context(|| "a mount namespace for the monitor")?;
     folder.make_run()?;
-    crate::rootless::note(launch.engine.roots(), ProcessState::of(std::process::id().cast_signed()))?;
+    if launch.facts.sandbox.in_user_namespace {
+        crate::rootless::note(launch.engine.roots(), ProcessState::of(std::process::id().cast_signed()))?;
+    }
     crate::roots::make_folder(&launch.mount_point).context(|| launch.mount_point.display().to_string())?;
     make_private(&launch.mount_point)?;
     network::let_go_of_others(&launch.engine)?;
@@ -293,7 +295,7 @@ impl<'a> Monitor<'a> {
         self.began = Instant::now();
         self.state.status = Status::Running;
         self.state.process = ProcessState::of(process.pid);
-        if self.launch.id_maps()?.is_none() {
+        if self.launch.facts.sandbox.in_user_namespace && self.launch.id_maps()?.is_none() {
             crate::rootless::note(self.launch.engine.roots(), self.state.process)?;
         }
         self.state.started = Some(Timestamp::now());
