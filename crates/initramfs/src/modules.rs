@@ -58,6 +58,50 @@ impl Index {
         self.modules.push(module);
     }
 
+    /// Lets the kernel find a module by a further alias.
+    pub fn also_called(&mut self, module: &str, alias: &str) {
+        for place in self.names.get(&normal(module)).cloned().unwrap_or_default() {
+            if let Some(module) = self.modules.get_mut(place) {
+                module.aliases.push(normal(alias));
+                self.names.entry(normal(alias)).or_default().push(place);
+            }
+        }
+    }
+
+    /// The index as [`Index::parse`] reads it: a line for each module, with its name, its file below `folder`, what it
+    /// needs, and its aliases.
+    pub fn text(&self, folder: &Path) -> String {
+        let line = |module: &Module| {
+            let path = module.path.strip_prefix(folder).unwrap_or(&module.path).display();
+            format!("{}\t{path}\t{}\t{}\n", module.name, module.needs.join(" "), module.aliases.join(" "))
+        };
+        self.modules.iter().map(line).collect()
+    }
+
+    /// Reads what [`Index::text`] has written, the files being below `folder` now.
+    ///
+    /// Errors: a line that is none of it.
+    pub fn parse(text: &str, folder: &Path) -> Result<Self> {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+        let mut index = Self::default();
+        for line in text.lines() {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let &[name, path, needs, aliases] = fields.as_slice() else {
+                let fields = fields.len();
+                return Err(Error::other(format!(
+                    "the index of modules has a line of {fields} fields: {line:?}"
+                )));
+            };
+            index.add(Module {
+                name: name.to_owned(),
+                path: folder.join(path),
+                needs: words(needs),
+                aliases: words(aliases),
+            });
+        }
+        Ok(index)
+    }
+
     /// Whether a module is called so.
     pub fn knows(&self, name: &str) -> bool {
         self.names.contains_key(&normal(name))
@@ -190,9 +234,22 @@ mod tests {
         ] {
             index.add(describe(PathBuf::from(format!("{name}.ko")), info.as_bytes()));
         }
-        let order: Vec<&str> =
-            index.closure(&["fs-ext4", "jbd2", "none"]).iter().map(|m| m.name.as_str()).collect();
-        assert_eq!(order, ["mbcache", "jbd2", "crc32c_generic", "ext4"]);
+        let again = Index::parse(&index.text(Path::new("")), Path::new("/lib")).unwrap();
+        assert!(again.modules.iter().all(|module| module.path.starts_with("/lib")));
+        for index in [index, again] {
+            let order: Vec<&str> =
+                index.closure(&["fs-ext4", "jbd2", "none"]).iter().map(|m| m.name.as_str()).collect();
+            assert_eq!(order, ["mbcache", "jbd2", "crc32c_generic", "ext4"]);
+        }
+    }
+
+    #[test]
+    fn a_further_alias_finds_the_module() {
+        let mut index = Index::default();
+        index.add(describe(PathBuf::from("kvm-amd.ko"), b""));
+        index.also_called("kvm_amd", "char-major-10-232");
+        assert_eq!(index.closure(&["char-major-10-232"]).len(), 1);
+        assert!(Index::parse("one\ttwo", Path::new("")).is_err());
     }
 
     #[test]

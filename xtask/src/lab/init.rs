@@ -324,11 +324,10 @@ pub(crate) fn modprobe(arguments: &[String]) -> Result<()> {
         let path = format!("{OWN}/{file}");
         fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
     };
-    let (index, folder) = (modules::Index::parse(&read("modules.index")?)?, read("modules.folder")?);
+    let index = moat_initramfs::Index::parse(&read("modules.index")?, Path::new(&read("modules.folder")?))?;
     for module in index.closure(&[name]) {
-        let path = Path::new(&folder).join(&module.path);
         // A variant for another processor refuses; who asked finds out whether one has come.
-        let _ = modules::load(&modules::read(&path)?);
+        let _ = modules::load(&module.read()?);
     }
     Ok(())
 }

@@ -5,7 +5,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use super::modules::Index;
+use moat_initramfs::Index;
+
+use super::modules;
 use crate::cache::cache;
 use crate::command;
 
@@ -26,7 +28,7 @@ impl Kernel {
         let path = self.folder.join("modules.index");
         let text =
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Index::parse(&text)
+        Ok(Index::parse(&text, &self.folder)?)
     }
 }
 
@@ -112,8 +114,9 @@ fn fetch(package: &str, work: &Path) -> Result<String> {
     std::fs::rename(unpacked.join("lib/modules"), root.join("lib/modules"))
         .with_context(|| format!("{package} holds no lib/modules"))?;
     decompress(&image(&unpacked.join("boot"))?, &root.join("vmlinux"))?;
-    let index = Index::scan(&root)?;
-    std::fs::write(root.join("modules.index"), index.text()).context("cannot write the index of modules")?;
+    let index = modules::scan(&root)?;
+    std::fs::write(root.join("modules.index"), index.text(&root))
+        .context("cannot write the index of modules")?;
     Ok(version.trim().to_owned())
 }
 

@@ -108,10 +108,10 @@ fn initramfs(options: &Options, kernel: &kernel::Kernel) -> Result<Vec<u8>> {
     let me = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
     archive.file("init", 0o755, &kernel::stripped(&me)?);
     let index = kernel.index()?;
-    archive.file("modules.index", 0o644, index.text().as_bytes());
+    archive.file("modules.index", 0o644, index.text(&kernel.folder).as_bytes());
     let wanted = index.closure(modules::AT_BOOT);
     for (place, module) in wanted.iter().enumerate() {
-        let bytes = modules::read(&kernel.folder.join(&module.path))?;
+        let bytes = module.read()?;
         archive.file(&format!("modules/{place:03}-{}", module.name), 0o644, &bytes);
     }
     for file in &options.copies {
