@@ -5,22 +5,18 @@
 //! `VOLUME`.
 
 use std::fmt::Write;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use moat_image::Image;
-use moat_linux::fs;
 use moat_model::id::ContainerId;
 use moat_model::oci::Spec;
 use moat_model::workload::{Isolation, MountSource, MountSpec, NamespaceMode, NetworkMode, WorkloadSpec};
 use moat_sandbox::container::{self, CreateOptions};
 use moat_sandbox::host::Host;
 use moat_sandbox::step::Place;
-use rustix::fs::OFlags;
 
 use crate::files;
 use crate::oci::{self, HostFacts, Inputs, NamespacePaths};
-use crate::overlay::Overlay;
 use crate::user::{self, Identity};
 use crate::view::View;
 use crate::volume;
@@ -207,25 +203,12 @@ impl Planning<'_> {
 
     /// The user, looked up in the layers alone.
     fn identity(&self, user: &str) -> Result<Identity> {
-        let layers = self.engine.images().layer_paths(self.image);
         let groups = &self.spec.group_add;
-        let folder = OFlags::PATH | OFlags::DIRECTORY;
-        let root: OwnedFd = match layers.as_slice() {
-            [] => return user::resolve(user, groups, "", ""),
-            // The overlay of one layer is that layer.
-            [only] => fs::open(only, folder)?,
-            layers => {
-                let user_xattr = crate::rootless::is_inside();
-                match (Overlay { layers, upper: None, volatile: false, user_xattr }).mount()? {
-                    Some(root) => root,
-                    None => {
-                        let view = View::of_image(self.engine, self.image)?;
-                        return user::look_up(view.root(), user, groups);
-                    }
-                }
-            }
-        };
-        user::look_up(root.as_fd(), user, groups)
+        if self.image.layers.is_empty() {
+            return user::resolve(user, groups, "", "");
+        }
+        let view = View::of_image(self.engine, self.image)?;
+        user::look_up(view.root(), user, groups)
     }
 
     fn namespaces(&self) -> Result<NamespacePaths> {

@@ -82,7 +82,11 @@ impl View {
             match layers.as_slice() {
                 // The overlay of one layer is that layer.
                 [only] => Ok(fs::open(only, FOLDER)?),
-                layers => mount_overlay(&engine, layers, None),
+                // Nothing is mounted within it, so it need not be attached anywhere where the kernel has such mounts.
+                layers => match overlay(layers).mount()? {
+                    Some(root) => Ok(root),
+                    None => mount_at_point(&engine, &overlay(layers)),
+                },
             }
         })
     }
@@ -134,7 +138,10 @@ fn bare_root(theirs: &OwnedFd) -> Result<OwnedFd> {
 fn mount_root(workload: &Workload, mounts: bool, maps: Option<&IdMaps>) -> Result<OwnedFd> {
     own_namespace()?;
     let layers = workload.engine().images().layer_paths(workload.image()?);
-    let root = mount_overlay(workload.engine(), &layers, Some(workload))?;
+    let (upper, work) = (workload.folder().upper(), workload.folder().work());
+    let volatile = workload.spec().auto_remove;
+    let overlay = Overlay { upper: Some((&upper, &work)), volatile, ..overlay(&layers) };
+    let root = mount_at_point(workload.engine(), &overlay)?;
     if mounts {
         let first_start = workload.state()?.started.is_none();
         let volumes = workload.engine().volumes();
@@ -149,17 +156,14 @@ fn mount_root(workload: &Workload, mounts: bool, maps: Option<&IdMaps>) -> Resul
     Ok(root)
 }
 
-/// Mounts layers, with the upper directory of a workload on top where one is given.
-fn mount_overlay(engine: &Engine, layers: &[PathBuf], writable: Option<&Workload>) -> Result<OwnedFd> {
+/// Layers alone.
+fn overlay(layers: &[PathBuf]) -> Overlay<'_> {
+    Overlay { layers, upper: None, volatile: false, user_xattr: crate::rootless::is_inside() }
+}
+
+fn mount_at_point(engine: &Engine, overlay: &Overlay<'_>) -> Result<OwnedFd> {
     let point = engine.roots().mount_point();
     crate::roots::make_folder(&point).context(|| point.display().to_string())?;
-    let upper = writable.map(|workload| (workload.folder().upper(), workload.folder().work()));
-    let overlay = Overlay {
-        layers,
-        upper: upper.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path())),
-        volatile: writable.is_some_and(|workload| workload.spec().auto_remove),
-        user_xattr: crate::rootless::is_inside(),
-    };
     overlay.mount_at(&point)?;
     Ok(fs::open(&point, FOLDER)?)
 }

@@ -35,8 +35,9 @@ impl HostFacts {
         let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
         Ok(Self {
             swap_limit: can_limit_swap(&sandbox.cgroups),
+            terminal_group: !sandbox.in_user_namespace
+                || crate::rootless::is_mapped("/proc/self/gid_map", 5)?,
             sandbox,
-            terminal_group: crate::rootless::is_mapped("/proc/self/gid_map", 5)?,
             architecture: moat_sandbox::seccomp::native_architecture().to_owned(),
             kernel: version(&release),
             host_name: name.trim_end().to_owned(),
