@@ -70,7 +70,10 @@ impl Overlay<'_> {
         for flag in self.flags() {
             context.set_flag(flag)?;
         }
-        Ok(Some(context.mount(0)?))
+        match context.mount(0) {
+            Err(error) if error.errno() == Errno::INVAL && keeps_options_unread()? => Ok(None),
+            mounted => Ok(Some(mounted?)),
+        }
     }
 
     fn plain(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
@@ -108,6 +111,12 @@ impl Overlay<'_> {
         }
         Ok(mount::mount_with_options("overlay", "moat", target, &options)?)
     }
+}
+
+/// Before 6.5, overlayfs looks at what it is told only when it is to be mounted: `lowerdir+` is refused as late as that.
+fn keeps_options_unread() -> Result<bool> {
+    let context = FsContext::open("overlay")?;
+    Ok(context.set_flag("what-no-kernel-knows").is_ok())
 }
 
 fn text(path: &Path) -> Result<&str> {
