@@ -2,33 +2,18 @@
 //! virtualization, so it runs in the emulated host, where a boot costs seconds: one visit answers many questions.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
-use std::path::PathBuf;
-use std::process::Command;
+mod network;
 
-use moat_tests::{GuestKernel, Moat, Output, in_lab, run_in_lab_with, wait_until};
+use moat_tests::{Moat, Output, visit_with_machines, wait_until};
 
 #[test]
 fn workloads_run_in_machines() {
-    if in_lab() {
-        inside();
-    } else if let Some(guest) = GuestKernel::find() {
-        let folder = tempfile::tempdir().unwrap();
-        let moat = Moat::empty();
-        let stripped = |name: &str| {
-            let (program, to) = (moat.program().with_file_name(name), folder.path().join(name));
-            let status = Command::new("strip").arg("-o").arg(&to).arg(&program).status().unwrap();
-            assert!(status.success(), "`cargo build -p {name}` builds {}", program.display());
-            to
-        };
-        let programs = ["moat", "moat-vmm", "moat-agent"].map(stripped);
-        let mut files: Vec<_> = programs.iter().map(PathBuf::as_path).collect();
-        files.push(&guest.kernel);
-        run_in_lab_with("workloads_run_in_machines", &files);
-    } else {
-        println!(
-            "skipped: there is no guest kernel; `cargo xtask kernel` builds it once, in a quarter of an hour"
-        );
-    }
+    visit_with_machines("workloads_run_in_machines", None, inside);
+}
+
+#[test]
+fn machines_are_on_networks() {
+    visit_with_machines("machines_are_on_networks", None, network::inside);
 }
 
 /// A host without hardware virtualization is told, and gets no container in place of a machine.
@@ -47,9 +32,7 @@ fn a_host_without_virtualization_is_told() {
 }
 
 fn inside() {
-    let moat = Moat::new();
-    moat.call(&["kernel", "import", "--name", "small", "/tmp/lab/vmlinux"]).success();
-    moat.call(&["kernel", "use", "small"]).success();
+    let moat = Moat::with_machines();
     streams_and_codes(&moat);
     a_life(&moat);
     what_is_written_stays(&moat);
@@ -108,8 +91,6 @@ fn a_life(moat: &Moat) {
     assert_eq!(moat.status("web"), "running");
     assert!(moat.call(&["cp", "web:/etc/passwd", "/tmp/x"]).failure().contains("it is a microVM"));
 
-    assert!(moat.call(&["network", "connect", "bridge", "web"]).failure().contains("it is a microVM"));
-
     moat.call(&["stop", "web"]).success();
     assert_eq!(moat.inspect("web")["State"]["ExitCode"], 3);
     assert_eq!(moat.call(&["logs", "web"]).success(), "up\nbye\n");
@@ -122,8 +103,18 @@ fn a_life(moat: &Moat) {
 
 /// The monitor is nobody, without privileges, and with nothing but what its machine is made of.
 fn jail(moat: &Moat) {
-    let state = &moat.inspect("web")["State"];
-    let pid = state["Pid"].as_u64().unwrap();
+    let shown = moat.inspect("web");
+    let pid = shown["State"]["Pid"].as_u64().unwrap();
+    let jail = &shown["Jail"];
+    assert_eq!(jail["Root"], serde_json::json!(["dev", "moat-vmm", "proc", "run"]), "{jail}");
+    let kinds: Vec<_> = jail["Namespaces"].as_object().unwrap().keys().collect();
+    assert_eq!(kinds, ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"], "{jail}");
+    assert!(
+        jail["User"].as_u64().unwrap() >= 0x7000_0000 && jail["SeccompFilters"].as_u64().unwrap() > 0,
+        "{jail}"
+    );
+    assert_eq!((&jail["Capabilities"], &jail["NoNewPrivileges"]), (&0.into(), &true.into()), "{jail}");
+    assert!(jail["Cgroup"].as_str().unwrap().contains("/moat/"), "{jail}");
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();

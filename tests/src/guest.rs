@@ -5,6 +5,8 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::{Moat, in_lab, run_in_lab_with};
+
 /// A kernel, an initramfs with the agent, and the monitor.
 #[derive(Debug)]
 pub struct GuestKernel {
@@ -22,7 +24,7 @@ impl GuestKernel {
     ///
     /// `None`, which the test prints, where there is no such kernel: building it takes longer than all tests.
     pub fn find() -> Option<Self> {
-        let kernel = PathBuf::from(std::env::var_os("MOAT_GUEST_KERNEL")?);
+        let kernel = small_kernel()?;
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("root");
         std::fs::create_dir(&root).unwrap();
@@ -47,6 +49,55 @@ impl GuestKernel {
     /// What the lab should hold in memory.
     pub fn files(&self) -> [&Path; 3] {
         [&self.kernel, &self.initramfs, &self.monitor]
+    }
+}
+
+/// Runs the test `name` of this program in the lab, which has KVM with hardware virtualization, with `moat`, its monitor
+/// of machines, the small kernel, and `agent` in place of the built agent. `inside` is what is done there.
+///
+/// Where there is no such kernel, nothing is done, which is printed.
+#[track_caller]
+#[expect(clippy::print_stdout, reason = "a test that does nothing says so")]
+pub fn visit_with_machines(name: &str, agent: Option<&Path>, inside: fn()) {
+    if in_lab() {
+        return inside();
+    }
+    let Some(kernel) = small_kernel() else {
+        println!(
+            "skipped: there is no guest kernel; `cargo xtask kernel` builds it once, in a quarter of an hour"
+        );
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let moat = Moat::empty();
+    let stripped = |name: &str, from: &Path| {
+        let to = folder.path().join(name);
+        let status = Command::new("strip").arg("-o").arg(&to).arg(from).status().unwrap();
+        assert!(status.success(), "`cargo build -p {name}` builds {}", from.display());
+        to
+    };
+    let built = ["moat", "moat-vmm", "moat-agent"].map(|name| moat.program().with_file_name(name));
+    let files = [
+        stripped("moat", &built[0]),
+        stripped("moat-vmm", &built[1]),
+        stripped("moat-agent", agent.unwrap_or(&built[2])),
+        kernel,
+    ];
+    run_in_lab_with(name, &files.each_ref().map(PathBuf::as_path));
+}
+
+/// Where `cargo xtask kernel` has built it.
+fn small_kernel() -> Option<PathBuf> {
+    std::env::var_os("MOAT_GUEST_KERNEL").map(PathBuf::from)
+}
+
+impl Moat {
+    /// The built program with an image of busybox and the small kernel, within what [`visit_with_machines`] visits.
+    pub fn with_machines() -> Self {
+        let moat = Self::new();
+        moat.call(&["kernel", "import", "--name", "small", "/tmp/lab/vmlinux"]).success();
+        moat.call(&["kernel", "use", "small"]).success();
+        moat
     }
 }
 

@@ -26,6 +26,7 @@ mod wire;
 
 pub use bundle::{Bundle, default_config, make_root};
 pub use guest::GuestKernel;
+pub use guest::visit_with_machines;
 pub use home::Home;
 pub use lab::{in_lab, run_in_lab, run_in_lab_with};
 pub use layers::{LayerTar, TarEntry, header, oci_layout, plain_layout};

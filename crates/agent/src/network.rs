@@ -1,8 +1,11 @@
 //! The machine's network devices: names, addresses, routes.
 
+use std::net::IpAddr;
+use std::path::Path;
+
 use moat_model::agent::InterfaceSpec;
 use moat_sandbox::netlink::{Link, Route};
-use moat_sandbox::{Error, Result};
+use moat_sandbox::{Context, Error, Result};
 
 /// Brings up loopback and what `interfaces` lists.
 pub(crate) fn configure(interfaces: &[InterfaceSpec]) -> Result<()> {
@@ -26,6 +29,20 @@ fn configure_one(route: &mut Route, link: &Link, wanted: &InterfaceSpec) -> Resu
     }
     if wanted.mtu > 0 && wanted.mtu != link.mtu {
         route.set_mtu(link, wanted.mtu)?;
+    }
+    // As in a container: an address is there at once, and none comes from whoever advertises.
+    let speaks = |family: fn(&IpAddr) -> bool| wanted.addresses.iter().any(|(ip, _)| family(ip));
+    let (name, ip6) =
+        (if wanted.name.is_empty() { &link.name } else { &wanted.name }, speaks(IpAddr::is_ipv6));
+    for (parameter, value) in
+        [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", if ip6 { "0" } else { "1" })]
+    {
+        let path = Path::new("/proc/sys/net/ipv6/conf").join(name).join(parameter);
+        match std::fs::write(&path, value) {
+            // The kernel has no IPv6.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !ip6 => {}
+            other => other.context(|| format!("write {value} to {}", path.display()))?,
+        }
     }
     for (ip, prefix) in &wanted.addresses {
         route.add_ip(link, *ip, *prefix)?;

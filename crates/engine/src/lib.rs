@@ -65,6 +65,7 @@ pub use error::{Context, Error, ErrorKind, Result};
 pub use events::{Action, Event, EventQuery, EventType, Events};
 pub use exec::{ExecProcess, ExecSpec};
 pub use frame::Stream;
+pub use isolation::JailState;
 pub use log::{LogLine, LogQuery, Logs};
 pub use network::{is_on, network_names};
 pub use roots::Roots;

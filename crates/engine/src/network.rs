@@ -13,6 +13,7 @@ use moat_image::RunConfig;
 use moat_linux::fs;
 use moat_linux::mount::{self, Attributes, propagation};
 use moat_linux::process::{self as sys, namespace};
+use moat_linux::tap;
 use moat_model::network::{EndpointState, NetAttachment};
 use moat_model::workload::{Isolation, NetworkMode, Protocol, WorkloadSpec, parse_exposed};
 use moat_net::{Attach, Networks, Wall};
@@ -61,6 +62,18 @@ pub(crate) fn let_go_of_others(engine: &Engine) -> Result<()> {
     Ok(mount::unmount(&folder)?)
 }
 
+/// A network card of a machine: the host's side of it.
+#[derive(Debug)]
+pub(crate) struct Tap {
+    /// The place that it leads to.
+    pub(crate) endpoint: EndpointState,
+    /// The frames, each with [`HEADER_BYTES`] in front.
+    pub(crate) fd: OwnedFd,
+}
+
+/// The header of virtio's network devices (virtio 1.2, 5.1.6), which the kernel puts in front of a tap's frames.
+const HEADER_BYTES: u8 = 12;
+
 /// The network of a workload that runs.
 #[derive(Debug, Default)]
 pub(crate) struct Network {
@@ -68,6 +81,8 @@ pub(crate) struct Network {
     pub(crate) namespace: Option<PathBuf>,
     /// Its own place, where it has one.
     pub(crate) attachment: Option<NetAttachment>,
+    /// What leads into its machine, in the order of its networks, where it has one.
+    pub(crate) taps: Vec<Tap>,
     /// Whose files of names it has: those of the workload whose network it shares.
     pub(crate) names_of: Option<Folder>,
     /// The namespace, and sockets that keep other programs of the host from its published ports.
@@ -94,6 +109,15 @@ impl Network {
                     // Of a start that was killed.
                     networks.release(&record.id)?;
                     let attached = attach(&networks, record, image)?;
+                    let taps = match record.spec.isolation {
+                        Isolation::Container => Ok(Vec::new()),
+                        Isolation::Microvm => taps(&networks, &attached.attachment),
+                    };
+                    if taps.is_err() {
+                        // The first error is what the user has to know; `system check` mends what this leaves.
+                        let _ = networks.release(&record.id);
+                    }
+                    let taps = taps?;
                     let file = attached.attachment.namespace.as_deref();
                     let opened = file.map(|path| fs::open(path, OFlags::RDONLY)).transpose()?;
                     // The file is out of sight in the monitor's own mounts.
@@ -101,6 +125,7 @@ impl Network {
                     Ok(Self {
                         namespace: opened.as_ref().map(|fd| PathBuf::from(name(fd))),
                         attachment: Some(attached.attachment),
+                        taps,
                         names_of: None,
                         held: opened.into_iter().chain(attached.reserved).collect(),
                     })
@@ -152,12 +177,23 @@ impl Network {
 
     /// Gives back what was made.
     pub(crate) fn release(self, engine: &Engine, host: &HostMounts) -> Result<()> {
-        drop(self.held);
+        drop((self.held, self.taps));
         match self.attachment {
             Some(attachment) => host.within(|| Ok(engine.networks().release(&attachment.workload)?)),
             None => Ok(()),
         }
     }
+}
+
+/// Opens what leads into a machine, and puts it on the networks.
+fn taps(networks: &Networks, attachment: &NetAttachment) -> Result<Vec<Tap>> {
+    let open = |endpoint: &EndpointState| {
+        let fd = tap::open(&endpoint.device, false, HEADER_BYTES)?;
+        Ok(Tap { endpoint: endpoint.clone(), fd })
+    };
+    let taps = attachment.endpoints.iter().map(open).collect::<Result<Vec<_>>>()?;
+    networks.join_tap(&attachment.workload)?;
+    Ok(taps)
 }
 
 fn attach(networks: &Networks, record: &WorkloadRecord, image: &RunConfig) -> Result<moat_net::Attached> {

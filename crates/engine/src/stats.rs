@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use moat_model::agent::{Answer, ProcessRow, Request};
+use moat_model::network::EndpointState;
 use moat_sandbox::cgroup::Stats;
 use moat_sandbox::container;
 
@@ -48,6 +49,23 @@ pub struct InterfaceStats {
     pub sent_dropped: u64,
 }
 
+impl InterfaceStats {
+    /// What one end of a wire has sent, the other has received.
+    fn seen_from_inside(&self, name: String) -> Self {
+        Self {
+            name,
+            received_bytes: self.sent_bytes,
+            received_packets: self.sent_packets,
+            received_errors: self.sent_errors,
+            received_dropped: self.sent_dropped,
+            sent_bytes: self.received_bytes,
+            sent_packets: self.received_packets,
+            sent_errors: self.received_errors,
+            sent_dropped: self.received_dropped,
+        }
+    }
+}
+
 /// A process of a workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProcessInfo {
@@ -79,6 +97,9 @@ impl Workload {
     /// Errors: it does not run.
     pub fn stats(&self) -> Result<WorkloadStats> {
         let state = self.state()?;
+        if self.is_microvm() {
+            return self.stats_of_guest();
+        }
         let (_, sandbox) =
             container::load(&self.engine().sandbox(), &sandbox_id(self)?).map_err(|_| self.not_running())?;
         let devices = std::fs::read_to_string(format!("/proc/{}/net/dev", state.process.pid));
@@ -111,6 +132,30 @@ impl Workload {
         let clock = Clock::read()?;
         // One that has ended meanwhile is left out.
         Ok(pids.into_iter().filter_map(|pid| process(pid, &clock)).collect())
+    }
+
+    /// As the guest's kernel counts it, but for the network: that is counted at the host's side.
+    fn stats_of_guest(&self) -> Result<WorkloadStats> {
+        let (agent, _) = self.guest().map_err(|_| self.not_running())?;
+        let answer = agent.ask(&Request::Stats)?;
+        let Answer::Stats { container, memory } = answer else { return Err(unexpected(&answer)) };
+        let usage = serde_json::from_value(container);
+        let devices = std::fs::read_to_string("/proc/net/dev").context(|| "/proc/net/dev")?;
+        let devices = interfaces(&devices);
+        let places = self.attachment()?.into_iter().flat_map(|attachment| attachment.endpoints);
+        let of_place = |place: EndpointState| {
+            let device = devices.iter().find(|device| device.name == place.device)?;
+            Some(device.seen_from_inside(place.interface))
+        };
+        Ok(WorkloadStats {
+            time: Timestamp::now(),
+            usage: usage
+                .map_err(|error| Error::new(words(&error.to_string())))
+                .context(|| "the guest's figures")?,
+            interfaces: places.filter_map(of_place).collect(),
+            processors: processors()?,
+            host_memory_bytes: memory.total_bytes,
+        })
     }
 
     /// As the guest's kernel numbers them, who says no more of them.

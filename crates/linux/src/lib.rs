@@ -17,6 +17,7 @@ pub mod fs;
 pub mod image;
 pub mod iov;
 pub mod kvm;
+pub mod landlock;
 pub mod mount;
 pub mod net;
 pub mod netlink;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use moat_engine::{Engine, Workload, WorkloadStats};
+use moat_model::workload::Isolation;
 
 use crate::failure::Result;
 use crate::format::{self, Column, Format, Row, human};
@@ -92,6 +93,10 @@ impl Stats {
             let stats = match workload.stats() {
                 Ok(stats) => Some(stats),
                 Err(_) if !workload.state()?.is_running() => None,
+                // One guest that does not answer must not hide all others.
+                Err(_) if self.workloads.is_empty() && workload.spec().isolation == Isolation::Microvm => {
+                    None
+                }
                 Err(error) => return Err(error.into()),
             };
             if stats.is_some() || self.all || !self.workloads.is_empty() {
@@ -154,7 +159,9 @@ fn network(stats: &WorkloadStats) -> (u64, u64) {
 fn blocks(stats: &WorkloadStats) -> (u64, u64) {
     let sum = |wanted: &str| {
         let entries = stats.usage.blkio.io_service_bytes_recursive.iter();
-        entries.filter(|entry| entry.op.eq_ignore_ascii_case(wanted)).map(|entry| entry.value).sum()
+        let values = entries.filter(|entry| entry.op.eq_ignore_ascii_case(wanted)).map(|entry| entry.value);
+        // A guest may say anything.
+        values.fold(0, u64::saturating_add)
     };
     (sum("read"), sum("write"))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use moat_engine::image::{Image, RunConfig};
-use moat_engine::{Health, Timestamp, Workload, WorkloadState};
+use moat_engine::{Health, JailState, Timestamp, Workload, WorkloadState};
 use moat_model::workload::{HealthProbe, HealthSpec, MountSource, MountSpec, Status, WorkloadSpec};
 use serde_json::{Value, json};
 
@@ -51,6 +51,9 @@ pub(crate) fn container(workload: &Workload, sizes: Option<(u64, u64)>) -> Resul
     if let Document::Object(fields) = &mut document {
         fields.push(("Mounts", mounts(workload)?.into()));
         fields.push(("Config", config(workload, image)));
+        if let Some(jail) = workload.jail()? {
+            fields.push(("Jail", jail_document(&jail)));
+        }
         fields.push(("NetworkSettings", super::network::settings(workload, &state)?));
     }
     Ok(document)
@@ -70,6 +73,21 @@ pub(crate) fn command(spec: &WorkloadSpec, image: Option<&Image>) -> Vec<String>
         (true, None) => of_image.and_then(|config| config.cmd.clone()).unwrap_or_default(),
     };
     entrypoint.into_iter().chain(command).collect()
+}
+
+/// What is around the monitor of a microVM. Docker has nothing of the kind.
+fn jail_document(jail: &JailState) -> Document {
+    object! {
+        "User": jail.user,
+        "Group": jail.group,
+        "Namespaces": json!(jail.namespaces),
+        "Cgroup": jail.cgroup.as_str(),
+        "Capabilities": jail.capabilities,
+        "NoNewPrivileges": jail.no_new_privileges,
+        "SeccompFilters": jail.seccomp_filters,
+        "LandlockVersion": jail.landlock_version,
+        "Root": json!(jail.root),
+    }
 }
 
 fn state_document(state: &WorkloadState) -> Document {

@@ -12,9 +12,11 @@ use moat_sandbox::cgroup::Oom;
 use moat_sandbox::record::Recorder;
 
 pub(crate) use container::{Container, classified, kind};
+pub use microvm::JailState;
 pub(crate) use microvm::{MicroVm, check as check_microvm};
 
 use crate::Result;
+use crate::network::Tap;
 
 /// A configuration and the folder that its relative paths begin at.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub(crate) struct Bundle<'a> {
     pub(crate) spec: &'a oci::Spec,
     /// PID 1 is Moat's own init.
     pub(crate) init: bool,
+    /// The network cards of a machine. A container has its network by the configuration.
+    pub(crate) taps: &'a [Tap],
 }
 
 /// A program that runs behind a wall.

@@ -277,8 +277,13 @@ impl<'a> Monitor<'a> {
             theirs.install()?;
         }
         let id = &self.launch.sandbox_id;
-        let bundle =
-            Bundle { id, folder: &self.folder.run, spec: &config, init: self.launch.record.spec.init };
+        let bundle = Bundle {
+            id,
+            folder: &self.folder.run,
+            spec: &config,
+            init: self.launch.record.spec.init,
+            taps: &self.network.taps,
+        };
         let ran = self.isolation.run(&bundle, recorder);
         drop(theirs);
         silence()?;

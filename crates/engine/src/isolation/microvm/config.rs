@@ -6,13 +6,16 @@ use std::io::Read;
 use std::path::Path;
 
 use moat_model::agent::{FILES, FileSpec};
-use moat_model::oci;
+use moat_model::oci::{self, NamespaceKind};
 use rustix::fs::OFlags;
 
 use crate::{Context, Error, Result};
 
 /// All files together. They go in one frame, in which a byte takes up to four.
 const MAX_FILES_BYTES: u64 = 768 << 10;
+
+/// The network of the guest's kernel, which the agent sets up. Nobody but the workload lives there.
+const NETWORK: &str = "/proc/1/ns/net";
 
 /// Takes out of the configuration what is the host's, and gives the files to send along.
 ///
@@ -28,6 +31,8 @@ pub(super) fn for_guest(config: &oci::Spec) -> Result<(oci::Spec, Vec<FileSpec>)
         linux.mount_label.clear();
         // Those of the host have other numbers there.
         linux.devices.clear();
+        let network = linux.namespaces.iter_mut().filter(|one| one.kind == NamespaceKind::Network);
+        network.for_each(|one| one.path = Some(NETWORK.into()));
     }
     let mut files = Vec::new();
     let mut left = MAX_FILES_BYTES;
@@ -51,7 +56,7 @@ fn copy(source: &Path, name: String, left: &mut u64) -> Result<FileSpec> {
     let mut file = File::from(moat_linux::fs::open(source, OFlags::RDONLY | OFlags::NONBLOCK).context(what)?);
     let found = file.metadata().context(what)?;
     if !found.is_file() {
-        return Err(super::no_folders()).context(what);
+        return Err(super::check::no_folders()).context(what);
     }
     let mut content = Vec::new();
     file.by_ref().take(*left + 1).read_to_end(&mut content).context(what)?;
@@ -67,7 +72,12 @@ mod tests {
     use super::*;
 
     fn with(mount: oci::Mount) -> oci::Spec {
-        let linux = oci::Linux { devices: vec![oci::Device::default()], ..oci::Linux::default() };
+        let namespace = |kind| oci::Namespace { kind, path: None };
+        let linux = oci::Linux {
+            devices: vec![oci::Device::default()],
+            namespaces: vec![namespace(NamespaceKind::Pid), namespace(NamespaceKind::Network)],
+            ..oci::Linux::default()
+        };
         let process = oci::Process { apparmor_profile: "p".to_owned(), ..oci::Process::default() };
         oci::Spec {
             hostname: "h".to_owned(),
@@ -93,9 +103,10 @@ mod tests {
         assert_eq!(guest.mounts[0].source.as_deref(), Some(Path::new("/run/moat/files/0-file")));
         assert_eq!((files[0].name.as_str(), files[0].content.as_slice()), ("0-file", &b"text"[..]));
         assert_eq!(guest.hostname, "h");
-        assert!(
-            guest.linux.unwrap().devices.is_empty() && guest.process.unwrap().apparmor_profile.is_empty()
-        );
+        let linux = guest.linux.unwrap();
+        assert!(linux.devices.is_empty() && guest.process.unwrap().apparmor_profile.is_empty());
+        let paths = linux.namespaces.iter().map(|one| one.path.as_deref());
+        assert_eq!(paths.collect::<Vec<_>>(), [None, Some(Path::new(NETWORK))]);
         let error = for_guest(&with(mount(folder.path()))).unwrap_err().to_string();
         assert!(error.starts_with("mount /etc/hosts: ") && error.contains("folders of the host"), "{error}");
         std::fs::write(&path, vec![0; 1 << 20]).unwrap();

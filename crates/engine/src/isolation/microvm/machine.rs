@@ -1,16 +1,18 @@
 //! What a machine is made of: kernel, memory, processors, disks.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 
 use moat_model::agent::{DiskSpec, RootSpec};
+use moat_model::network::Mac;
 use rustix::fs::OFlags;
 
 use super::jail::SOCKETS;
 use crate::guest::SOCKET;
 use crate::launch::Launch;
+use crate::network::Tap;
 use crate::{Context, Error, Result};
 
 /// The guest's memory where the workload has no limit.
@@ -56,11 +58,13 @@ pub(super) struct Files {
     /// Topmost first.
     layers: Vec<OwnedFd>,
     writable: Option<OwnedFd>,
+    /// With the hardware address of each.
+    taps: Vec<(OwnedFd, Mac)>,
 }
 
 impl Files {
     /// Opens all of them; what is not there yet is made.
-    pub(super) fn open(launch: &Launch) -> Result<Self> {
+    pub(super) fn open(launch: &Launch, taps: &[Tap]) -> Result<Self> {
         let kernels = launch.engine.kernels();
         let boot = kernels.boot_files(&kernels.choose(None)?)?;
         let images = launch.engine.images();
@@ -76,6 +80,7 @@ impl Files {
             } else {
                 Some(inheritable(writable(launch)?)?)
             },
+            taps: taps.iter().map(card).collect::<Result<_>>()?,
         })
     }
 
@@ -83,7 +88,8 @@ impl Files {
     pub(super) fn preserved(&self) -> u32 {
         let all =
             [&self.kvm, &self.kernel, &self.initramfs].into_iter().chain(&self.layers).chain(&self.writable);
-        let last = all.map(AsRawFd::as_raw_fd).max().unwrap_or(2);
+        let taps = self.taps.iter().map(|(tap, _)| tap);
+        let last = all.chain(taps).map(AsRawFd::as_raw_fd).max().unwrap_or(2);
         u32::try_from(last - 2).unwrap_or(0)
     }
 
@@ -103,6 +109,9 @@ impl Files {
         }
         if let Some(disk) = &self.writable {
             add("--disk", format!("{},id={WRITABLE}", fd(disk)));
+        }
+        for (tap, mac) in &self.taps {
+            add("--net", format!("{},mac={mac}", fd(tap)));
         }
         add("--vsock", format!("{CID},{SOCKETS}/{SOCKET}"));
         all
@@ -125,10 +134,15 @@ fn serial(layer: usize) -> String {
     format!("layer{layer}")
 }
 
+fn card(tap: &Tap) -> Result<(OwnedFd, Mac)> {
+    let file = File::from(moat_linux::mount::duplicate(tap.fd.as_fd())?);
+    Ok((inheritable(file)?, tap.endpoint.mac))
+}
+
 /// A descriptor that a program which is executed keeps.
 fn inheritable(file: File) -> Result<OwnedFd> {
     let fd = OwnedFd::from(file);
-    moat_linux::process::set_close_on_exec(std::os::fd::AsFd::as_fd(&fd), false)?;
+    moat_linux::process::set_close_on_exec(fd.as_fd(), false)?;
     Ok(fd)
 }
 

@@ -10,12 +10,15 @@
 //! What ends the machine ends the connections, so nothing is waited for that can not come. The jail is a container of
 //! the sandbox under the workload's own id: it is frozen, counted, and removed as one.
 
+mod check;
 mod config;
+mod console;
 mod jail;
+mod jail_state;
 mod machine;
 
 use std::fs::Permissions;
-use std::io::{PipeReader, Read};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -23,7 +26,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use moat_linux::process as sys;
-use moat_model::agent::{Answer, CreateSpec, Exit, FileSpec, GuestSpec, READY_PORT, Request, Stream};
+use moat_model::agent::{Answer, CreateSpec, Exit, GuestSpec, InterfaceSpec, READY_PORT, Request, Stream};
+use moat_model::network::EndpointState;
 use moat_model::oci;
 use moat_sandbox::cgroup::{Oom, Victim};
 use moat_sandbox::container::{self, CreateOptions, Running};
@@ -32,21 +36,28 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::process::Signal;
 
+use self::console::Console;
 use self::jail::{Jail, Stage};
 use self::machine::{Files, MachinePlan};
 use super::{Bundle, Isolation, Process, Streams};
 use crate::guest::{Agent, Ending, GuestState, MACHINE, SOCKET, freeze, is_frozen, unexpected, words};
 use crate::launch::Launch;
+use crate::network::Tap;
 use crate::{Context, Error, Result};
+
+pub(crate) use check::check;
+pub use jail_state::JailState;
 
 /// How long a guest may take to boot. An emulated host needs tens of seconds.
 const BOOT: Duration = Duration::from_secs(180);
 /// How long a guest may take to hear of a SIGKILL, before its machine is killed.
 const KILL: Duration = Duration::from_secs(2);
+/// How long a guest may take to hear that it is to stop, before its machine is killed.
+const STOP: Duration = Duration::from_secs(10);
+/// How long a machine whose guest has said something wrong may take to end by itself, which tells more.
+const DEATH: Duration = Duration::from_millis(300);
 /// How long a guest may take to write its disk back.
 const POWER_OFF: Duration = Duration::from_secs(20);
-/// How much of the guest's console is kept, to say why a machine has ended.
-const CONSOLE_BYTES: usize = 8 << 10;
 /// The code of a program whose end nobody saw, since its machine had ended before.
 const LOST: i32 = 255;
 
@@ -63,110 +74,6 @@ pub(crate) struct MicroVm<'a> {
     exit: Option<Exit>,
     killed: bool,
     reason: Option<String>,
-}
-
-/// What the guest's kernel and its monitor have to say.
-struct Console {
-    pipe: PipeReader,
-    tail: Vec<u8>,
-    /// Nobody writes any more.
-    over: bool,
-}
-
-impl Console {
-    /// Takes what is there; false at its end.
-    fn take(&mut self) -> bool {
-        let mut part = [0; 4096];
-        loop {
-            match self.pipe.read(&mut part) {
-                Ok(0) => return false,
-                Ok(count) => {
-                    self.tail.extend_from_slice(part.get(..count).unwrap_or_default());
-                    let surplus = self.tail.len().saturating_sub(CONSOLE_BYTES);
-                    self.tail.drain(..surplus);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return error.kind() == std::io::ErrorKind::WouldBlock,
-            }
-        }
-    }
-
-    /// The line that says most: that of a panic, else the last.
-    fn verdict(&self) -> Option<String> {
-        let text = String::from_utf8_lossy(&self.tail);
-        let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let line = lines().find(|line| line.contains("Kernel panic")).or_else(|| lines().next_back());
-        line.map(words)
-    }
-}
-
-/// What a folder of the host in a guest would need.
-fn no_folders() -> Error {
-    Error::invalid("a microVM can not share folders of the host yet")
-        .hint("mount single files, or copy folders with `moat cp`")
-}
-
-/// Refuses what no machine could give.
-pub(crate) fn check(spec: &moat_model::workload::WorkloadSpec) -> Result<()> {
-    use moat_model::workload::{MountSource, NamespaceMode, NetworkMode};
-    let refuse =
-        |what: &str| Err(Error::invalid(format!("{what} is not possible with --isolation microvm yet")));
-    for mount in &spec.mounts {
-        let folder = match &mount.source {
-            MountSource::Volume { .. } => true,
-            MountSource::Bind { path, .. } => !Path::new(path).is_file(),
-            MountSource::Tmpfs { .. } => false,
-        };
-        if folder {
-            return Err(no_folders()).context(|| format!("mount {}", mount.target));
-        }
-    }
-    if !spec.volumes_from.is_empty() {
-        return Err(no_folders()).context(|| "--volumes-from");
-    }
-    if !spec.devices.is_empty() {
-        return refuse("a device of the host (--device)");
-    }
-    let modes = [("--pid", &spec.pid), ("--ipc", &spec.ipc), ("--uts", &spec.uts)];
-    if let Some((flag, _)) = modes.iter().find(|(_, mode)| !matches!(mode, NamespaceMode::Private)) {
-        return refuse(&format!("a namespace of others ({flag})"));
-    }
-    if spec.network.mode != NetworkMode::None {
-        return Err(Error::invalid("a microVM can not be connected to a network yet")
-            .hint("run it with --network none"));
-    }
-    if matches!(
-        spec.health.as_ref().map(|health| &health.probe),
-        Some(moat_model::workload::HealthProbe::Tcp { .. } | moat_model::workload::HealthProbe::Http { .. })
-    ) {
-        return refuse("a health check over the network");
-    }
-    if crate::rootless::is_inside() {
-        return Err(Error::invalid(
-            "a microVM needs root on the host, to give its monitor a user of its own",
-        )
-        .hint("run it as root, or as a container"));
-    }
-    virtualization()
-}
-
-/// A machine needs a processor that runs guests by itself. Nothing weaker takes its place.
-fn virtualization() -> Result<()> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").context(|| "/proc/cpuinfo")?;
-    let flags = text.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
-    let hint =
-        "use a host that has it, or run the workload as a container, with the walls that a container has";
-    if !flags.split_ascii_whitespace().any(|flag| flag == "vmx" || flag == "svm") {
-        return Err(Error::invalid(
-            "this host has no hardware virtualization for a microVM: its processors show neither VMX nor SVM",
-        )
-        .hint(hint));
-    }
-    if !Path::new("/dev/kvm").exists() {
-        return Err(Error::invalid("this host has no /dev/kvm for a microVM")
-            .hint("load the module kvm_intel or kvm_amd"));
-    }
-    Ok(())
 }
 
 /// A step that is told with its duration.
@@ -206,11 +113,12 @@ impl<'a> MicroVm<'a> {
 
     fn build(&mut self, bundle: &Bundle<'_>, recorder: &mut Recorder) -> Result<Process> {
         let launch = self.launch;
-        let (config, files_sent) = config::for_guest(bundle.spec)?;
+        let (config, sent) = config::for_guest(bundle.spec)?;
         let limits = &launch.record.spec.limits;
         let plan = MachinePlan::new(limits.memory_bytes, limits.nano_cpus);
         let by_hand = "mkfs.erofs LAYER.erofs LAYER; mke2fs -t ext4 DISK";
-        let files = step(recorder, "open kernel, initramfs and disks", by_hand, || Files::open(launch))?;
+        let files =
+            step(recorder, "open kernel, initramfs and disks", by_hand, || Files::open(launch, bundle.taps))?;
         let ready = step(recorder, "make the machine's folder", "mkdir RUN/vm", || self.folders())?;
         self.start_monitor(bundle, &plan, &files, recorder)?;
         step(recorder, "boot the guest's kernel, until its agent is ready", "moat-vmm run ...", || {
@@ -218,7 +126,7 @@ impl<'a> MicroVm<'a> {
         })?;
         drop(ready);
         let _ = std::fs::remove_file(self.sockets().join(ready_name()));
-        let guest = guest_spec(bundle, &files, files_sent)?;
+        let guest = GuestSpec { files: sent, ..guest_spec(bundle, &files)? };
         step(
             recorder,
             "give the guest its names, clock and root file system",
@@ -297,7 +205,7 @@ impl<'a> MicroVm<'a> {
         crate::monitor::silence()?;
         stage.clear()?;
         self.running = Some(running.map_err(Error::from).context(|| "the jail of the machine")?);
-        self.console = Some(Console { pipe, tail: Vec::new(), over: false });
+        self.console = Some(Console::new(pipe));
         Ok(())
     }
 
@@ -356,29 +264,53 @@ impl<'a> MicroVm<'a> {
         })
     }
 
-    /// Collects the monitor's end; kills it when it does not come.
-    fn end_monitor(&mut self, patience: Duration) -> Result<()> {
+    /// Collects the monitor's end, if it comes.
+    fn wait_end(&mut self, patience: Duration) -> Result<()> {
         let Some(running) = &self.running else { return Ok(()) };
-        if self.ended.is_some() {
-            return Ok(());
-        }
         let until = Instant::now() + patience;
-        loop {
+        while self.ended.is_none() {
             if let Some(status) = sys::wait(running.pid, false)? {
                 self.ended = Some(sys::exit_code(status));
                 return Ok(());
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                break;
+                return Ok(());
             }
             wait_for(&mut [PollFd::new(&running.pidfd, PollFlags::IN)], left)?;
         }
+        Ok(())
+    }
+
+    /// Collects the monitor's end; kills it when it does not come.
+    fn end_monitor(&mut self, patience: Duration) -> Result<()> {
+        self.wait_end(patience)?;
+        let Some(running) = self.running.as_ref().filter(|_| self.ended.is_none()) else { return Ok(()) };
         sys::signal(running.pidfd.as_fd(), Signal::KILL.as_raw())?;
         sys::wait(running.pid, true)?;
         // That it had to be killed says nothing of why.
         self.ended = Some(0);
         Ok(())
+    }
+
+    /// The guest does not listen: its machine ends.
+    fn kill_machine(&mut self, error: &Error) -> Result<()> {
+        if let Some(running) = &self.running {
+            sys::signal(running.pidfd.as_fd(), Signal::KILL.as_raw())?;
+            self.killed = true;
+            self.reason = Some(format!("its machine was killed: {error}"));
+        }
+        Ok(())
+    }
+
+    /// Why the machine has ended, if it has, after something went wrong.
+    fn own_end(&mut self) -> Option<String> {
+        // As for the first error.
+        let _ = self.wait_end(DEATH);
+        if let Some(console) = &mut self.console {
+            console.take();
+        }
+        self.ended.map(|_| format!("its machine has ended{}", self.last_words()))
     }
 
     /// The connection ended before the program did.
@@ -413,7 +345,7 @@ fn wait_for(fds: &mut [PollFd<'_>], left: Duration) -> Result<()> {
 }
 
 /// What makes the machine that of this workload. Nothing of it is another's.
-fn guest_spec(bundle: &Bundle<'_>, files: &Files, sent: Vec<FileSpec>) -> Result<GuestSpec> {
+fn guest_spec(bundle: &Bundle<'_>, files: &Files) -> Result<GuestSpec> {
     let mut entropy = vec![0; 64];
     rustix::rand::getrandom(entropy.as_mut_slice(), rustix::rand::GetRandomFlags::empty())
         .context(|| "random bytes for the guest")?;
@@ -423,10 +355,35 @@ fn guest_spec(bundle: &Bundle<'_>, files: &Files, sent: Vec<FileSpec>) -> Result
         machine_id: bundle.id.as_str().chars().take(32).collect(),
         clock_ns: u64::try_from(now.as_nanos()).unwrap_or(0),
         entropy,
+        interfaces: interfaces(bundle.taps),
         root: files.root(),
-        files: sent,
         ..GuestSpec::default()
     })
+}
+
+/// The network cards as the agent is told of them. The way out is through the first one that has one.
+fn interfaces(taps: &[Tap]) -> Vec<InterfaceSpec> {
+    let (mut way4, mut way6) = (None, None);
+    let interface = |tap: &Tap| {
+        let EndpointState { mac, interface, ip, ip6, gateway, gateway6, mtu_bytes, .. } = &tap.endpoint;
+        let addresses = [
+            ip.map(|net| (net.addr().into(), net.prefix_len())),
+            ip6.map(|net| (net.addr().into(), net.prefix_len())),
+        ];
+        let first = |way: &mut Option<IpAddr>, gateway: Option<IpAddr>| match way {
+            None => std::mem::replace(way, gateway).or(gateway),
+            Some(_) => None,
+        };
+        let ways = [first(&mut way4, gateway.map(Into::into)), first(&mut way6, gateway6.map(Into::into))];
+        InterfaceSpec {
+            mac: mac.0,
+            name: interface.clone(),
+            mtu: *mtu_bytes,
+            addresses: addresses.into_iter().flatten().collect(),
+            gateways: ways.into_iter().flatten().collect(),
+        }
+    };
+    taps.iter().map(interface).collect()
 }
 
 impl Isolation for MicroVm<'_> {
@@ -445,10 +402,14 @@ impl Isolation for MicroVm<'_> {
         match self.build(bundle, recorder) {
             Ok(process) => Ok(process),
             Err(error) => {
+                let ended = self.own_end();
                 self.killed = true;
                 // The first error is what the caller has to know; `system check` mends what this leaves.
                 let _ = self.remove(None);
-                Err(error)
+                match ended {
+                    Some(why) => Err(error).context(|| why),
+                    None => Err(error),
+                }
             }
         }
     }
@@ -474,19 +435,17 @@ impl Isolation for MicroVm<'_> {
         let run = &self.launch.folder.run;
         let request = Request::Signal { process: self.process, signal: number, all: false };
         if number != Signal::KILL.as_raw() {
-            self.agent.ask(&request)?;
+            if !ends {
+                return self.agent.ask(&request).map(drop);
+            }
+            let told = self.agent.ask_within(&request, STOP).map(drop);
             // A frozen one keeps the signal until it is thawed.
-            return if ends && is_frozen(run) { freeze(run, false) } else { Ok(()) };
+            let told = told.and_then(|()| if is_frozen(run) { freeze(run, false) } else { Ok(()) });
+            return told.or_else(|error| self.kill_machine(&error));
         }
-        let killed = self.agent.ask_within(&request, KILL);
-        if (killed.is_err() || (is_frozen(run) && freeze(run, false).is_err()))
-            && let Some(running) = &self.running
-        {
-            // The guest does not listen: its machine ends.
-            self.killed = true;
-            sys::signal(running.pidfd.as_fd(), number)?;
-        }
-        Ok(())
+        let killed = self.agent.ask_within(&request, KILL).map(drop);
+        let killed = killed.and_then(|()| if is_frozen(run) { freeze(run, false) } else { Ok(()) });
+        killed.or_else(|error| self.kill_machine(&error))
     }
 
     fn resize(&self, rows: u16, columns: u16) -> Result<()> {
