@@ -12,6 +12,7 @@ mod network;
 mod relay;
 mod root;
 mod serve;
+mod workdir;
 mod workload;
 
 #[cfg(not(test))]

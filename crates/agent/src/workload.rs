@@ -112,6 +112,7 @@ impl Workload {
         let mut config = spec.config;
         let readonly = config.root.as_ref().is_some_and(|root| root.readonly);
         config.root = Some(oci::Root { path: PathBuf::from(ROOT), readonly });
+        crate::workdir::make(&config)?;
         let text = serde_json::to_vec(&config).map_err(|error| Error::new(error.to_string()))?;
         let terminal = config.process.as_ref().is_some_and(|process| process.terminal);
         let options =
