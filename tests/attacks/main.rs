@@ -3,8 +3,10 @@
 //! Each test fails when its mitigation is taken out; the commit that brought it says how that was seen.
 #![allow(clippy::unwrap_used, reason = "a test that can not go on fails, and says where")]
 
+mod agent_frame;
 mod cgroup_write;
 mod inheritable_caps;
+mod jail_links;
 mod layer_tar;
 mod leaked_fd;
 mod length_overflow;

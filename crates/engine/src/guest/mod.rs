@@ -74,10 +74,10 @@ pub(crate) fn is_frozen(run: &Path) -> bool {
 pub(crate) fn freeze(run: &Path, on: bool) -> Result<()> {
     let mark = run.join(FROZEN);
     if on {
-        Agent::of(run).ask(&Request::Freeze)?;
+        Agent::of(run).tell(&Request::Freeze)?;
         return std::fs::write(&mark, "").context(|| mark.display().to_string());
     }
-    Agent::of(run).ask(&Request::Thaw)?;
+    Agent::of(run).tell(&Request::Thaw)?;
     crate::file::remove_if_there(&mark)
 }
 
@@ -98,6 +98,19 @@ impl Agent {
         let mut stream = self.connect(until)?;
         send(&mut stream, request)?;
         accepted(receive(&mut stream, until)?)
+    }
+
+    /// Tells it to do something; any answer but that it was done is an error.
+    pub(crate) fn tell(&self, request: &Request) -> Result<()> {
+        self.tell_within(request, PATIENCE)
+    }
+
+    /// As [`Agent::tell`], for `patience`.
+    pub(crate) fn tell_within(&self, request: &Request, patience: Duration) -> Result<()> {
+        match self.ask_within(request, patience)? {
+            Answer::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// The bytes of a stream of a process; the socket does not block.

@@ -1,6 +1,6 @@
 //! The end of a run, and whether another follows.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use moat_linux::{mount, process as sys};
 use moat_model::workload::{RestartPolicy, Status};
@@ -14,7 +14,21 @@ use crate::health::Verdict;
 use crate::workload::{OomVictim, ProcessState};
 use crate::{ExitStatus, Result, Timestamp};
 
+/// How long the streams of a program that has ended may stay open and say nothing: those behind a wall of its own kind
+/// are closed by whoever lives there.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(10);
+
 impl Monitor<'_> {
+    /// Whether nothing more is to be waited for from a program that has ended.
+    fn is_silent(&self) -> bool {
+        !self.is_blocked() && self.silent_until.is_some_and(|until| until <= Instant::now())
+    }
+
+    /// Whether somebody who is attached does not take what is there.
+    pub(super) fn is_blocked(&self) -> bool {
+        (0..2).any(|index| self.server.blocks(index))
+    }
+
     /// The first process has ended.
     pub(super) fn process_ended(&mut self) -> Result<()> {
         let Phase::Running(process) = &self.phase else { return Ok(()) };
@@ -25,12 +39,14 @@ impl Monitor<'_> {
                 None => return Ok(()),
             },
         };
-        if self.isolation.brings_streams() && self.isolation.reason().is_none() && self.stdio.is_open() {
+        let speaks = self.stdio.is_open() && !self.is_silent();
+        if self.isolation.brings_streams() && self.isolation.reason().is_none() && speaks {
             // What it wrote last is still on its way.
             self.code = Some(code);
+            self.silent_until.get_or_insert_with(|| Instant::now() + LAST_WORDS);
             return Ok(());
         }
-        self.code = None;
+        (self.code, self.silent_until) = (None, None);
         // Whatever can be said at once is said before the wall is taken down.
         (0..2).for_each(|index| while self.pump(index) == Read::Some && !self.server.blocks(index) {});
         let exit = self.take_down(code);

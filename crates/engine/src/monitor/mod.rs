@@ -102,6 +102,8 @@ pub(crate) struct Monitor<'a> {
     phase: Phase,
     /// How the program ended, as long as its streams behind the wall have not.
     code: Option<i32>,
+    /// When such streams are let go, if they say nothing more.
+    silent_until: Option<Instant>,
     stopping: Option<Stopping>,
     backoff: Backoff,
     health: Option<crate::health::Checker>,
@@ -226,6 +228,7 @@ impl<'a> Monitor<'a> {
             log: None,
             phase: Phase::Over,
             code: None,
+            silent_until: None,
             stopping: None,
             backoff: Backoff::default(),
             health: None,

@@ -7,6 +7,7 @@ use moat_linux::{process as sys, tty};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
+use super::end::LAST_WORDS;
 use super::server::Said;
 use super::stdio::{Output, Read};
 use super::{Monitor, Phase, Stopping};
@@ -132,7 +133,9 @@ impl Monitor<'_> {
         };
         let killed = self.stopping.as_ref().and_then(|stopping| stopping.deadline);
         let health = self.health.as_ref().and_then(crate::health::Checker::deadline);
-        [waiting, killed, health, self.server.deadline(), scratch.closed_until].into_iter().flatten().min()
+        let silent = self.silent_until.filter(|_| !self.is_blocked());
+        let all = [waiting, killed, health, silent, self.server.deadline(), scratch.closed_until];
+        all.into_iter().flatten().min()
     }
 
     fn handle(&mut self, of: Of, flags: PollFlags, scratch: &mut Scratch) -> Result<()> {
@@ -180,6 +183,9 @@ impl Monitor<'_> {
         let Some(output) = self.stdio.outputs.get_mut(index) else { return Read::End };
         let read = output.read();
         if read == Read::Some {
+            if let Some(until) = &mut self.silent_until {
+                *until = Instant::now() + LAST_WORDS;
+            }
             self.keep(index);
             self.server.deliver(index, &self.stdio.outputs);
         } else {

@@ -41,8 +41,9 @@ impl Workload {
             return Ok(None);
         }
         let jail = read(state.process.pid);
-        // It may have ended meanwhile, and wait for its parent to see it.
-        if !state.process.is_alive() || is_zombie(state.process.pid) {
+        // One that ends gives up its namespaces first.
+        let holds = Path::new("/proc").join(state.process.pid.to_string()).join("ns/mnt");
+        if !state.process.is_alive() || std::fs::read_link(holds).is_err() {
             return Ok(None);
         }
         jail.map(Some).context(|| format!("the jail of workload {}", self.name()))
@@ -69,11 +70,6 @@ fn read(pid: i32) -> Result<JailState> {
         landlock_version: landlock::version(),
         root: crate::file::names_in(&proc.join("root"))?,
     })
-}
-
-fn is_zombie(pid: i32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status.lines().any(|line| line.starts_with("State:") && line.contains(['Z', 'X']))
 }
 
 /// Lines of a name and what it has.

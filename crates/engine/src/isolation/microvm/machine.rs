@@ -27,8 +27,10 @@ const DEFAULT_DISK_BYTES: u64 = 10 << 30;
 const MAX_PROCESSORS: u64 = 32;
 /// The guest's own address on vsock. Each machine has its own sockets, so they may all have the same.
 const CID: u32 = 3;
-/// Quiet, for every letter on the serial port is an exit; a panic ends the machine.
-const COMMAND_LINE: &str = "console=ttyS0 rdinit=/init panic=-1 reboot=t quiet loglevel=4";
+/// Quiet, for every letter on the serial port is an exit; a panic ends the machine; and no network card but those that
+/// it is given.
+const COMMAND_LINE: &str = "console=ttyS0 rdinit=/init panic=-1 reboot=t quiet loglevel=4 \
+    dummy.numdummies=0";
 
 /// The size of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

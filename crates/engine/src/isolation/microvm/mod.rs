@@ -131,7 +131,7 @@ impl<'a> MicroVm<'a> {
             recorder,
             "give the guest its names, clock and root file system",
             "mount -t overlay ... in the guest",
-            || self.agent.ask(&Request::Configure(Box::new(guest))),
+            || self.agent.tell(&Request::Configure(Box::new(guest))),
         )?;
         drop(files);
         let terminal = config.process.as_ref().is_some_and(|process| process.terminal);
@@ -436,14 +436,14 @@ impl Isolation for MicroVm<'_> {
         let request = Request::Signal { process: self.process, signal: number, all: false };
         if number != Signal::KILL.as_raw() {
             if !ends {
-                return self.agent.ask(&request).map(drop);
+                return self.agent.tell(&request);
             }
-            let told = self.agent.ask_within(&request, STOP).map(drop);
+            let told = self.agent.tell_within(&request, STOP);
             // A frozen one keeps the signal until it is thawed.
             let told = told.and_then(|()| if is_frozen(run) { freeze(run, false) } else { Ok(()) });
             return told.or_else(|error| self.kill_machine(&error));
         }
-        let killed = self.agent.ask_within(&request, KILL).map(drop);
+        let killed = self.agent.tell_within(&request, KILL);
         let killed = killed.and_then(|()| if is_frozen(run) { freeze(run, false) } else { Ok(()) });
         killed.or_else(|error| self.kill_machine(&error))
     }
@@ -452,7 +452,7 @@ impl Isolation for MicroVm<'_> {
         if self.ending.is_none() {
             return Ok(());
         }
-        self.agent.ask(&Request::Resize { process: self.process, rows, columns }).map(drop)
+        self.agent.tell(&Request::Resize { process: self.process, rows, columns })
     }
 
     fn console(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
