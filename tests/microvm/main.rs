@@ -28,6 +28,7 @@ fn a_host_without_virtualization_is_told() {
     let told = moat.run(&["--rm", "--isolation", "microvm", "busybox", "true"]);
     assert_eq!((told.code, &*told.stdout), (125, ""));
     assert!(told.stderr.contains("neither VMX nor SVM") && told.stderr.contains("hint: "), "{told:?}");
+    assert!(moat.call(&["compare", "busybox"]).failure().contains("neither VMX nor SVM"));
     assert_eq!(moat.call(&["ps", "-aq"]).success(), "");
 }
 
@@ -38,6 +39,7 @@ fn inside() {
     what_is_written_stays(&moat);
     memory(&moat);
     a_killed_monitor(&moat);
+    compared(&moat);
     refusals(&moat);
 }
 
@@ -162,6 +164,21 @@ fn a_killed_monitor(moat: &Moat) {
     assert_eq!(state["ExitCode"], 255, "{state}");
     assert_eq!(state["Error"], "the monitor of its machine was killed by signal 9");
     moat.call(&["rm", "lost"]).success();
+}
+
+/// One process, seen behind both walls: the container has the host's kernel, the machine its own, and no more.
+fn compared(moat: &Moat) {
+    let shown = moat.call(&["compare", "busybox"]);
+    let text = shown.success();
+    let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap();
+    let words = |name: &str| line(name)[name.len()..].split_whitespace().collect::<Vec<_>>();
+    let kernel = words("kernel");
+    assert!(kernel[0] == "=" && kernel[1] == kernel[3] && kernel[2] != kernel[1], "{text}");
+    assert_eq!(words("process id")[..2], ["1", "1"], "{text}");
+    assert_eq!(words("user and group"), ["=", "0:0", "=", "0:0", "0:0"], "{text}");
+    // The guest's processor does not offer to run guests in turn.
+    let nested = run(moat, &["--rm", "busybox", "grep", "-cwE", "vmx|svm", "/proc/cpuinfo"]);
+    assert_eq!(nested.stdout.trim(), "0", "{nested:?}");
 }
 
 fn refusals(moat: &Moat) {

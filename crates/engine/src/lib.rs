@@ -35,6 +35,7 @@ mod log;
 mod monitor;
 mod network;
 mod overlay;
+mod perspective;
 mod plan;
 mod prepare;
 mod roots;

@@ -40,6 +40,7 @@ pub fn collect() -> Vec<Fact> {
         ("mounts", count(&read("/proc/self/mountinfo"), "mount")),
         ("processes", processes()),
         ("network", network()),
+        ("sockets", sockets()),
         ("wall clock", wall_clock()),
         ("time since boot", since_boot()),
         ("processors", cpus(&field("Cpus_allowed_list"))),
@@ -151,6 +152,21 @@ fn network() -> String {
         0 => shown.join(" "),
         more => format!("{} and {more} more", shown.join(" ")),
     }
+}
+
+/// Sockets of the network that the process is in, whoever has them.
+fn sockets() -> String {
+    let count = |name: &str| {
+        let text = read(&format!("/proc/self/net/{name}"));
+        // The first line names the columns.
+        text.lines().count().checked_sub(1)
+    };
+    let kinds = [("TCP", ["tcp", "tcp6"]), ("UDP", ["udp", "udp6"]), ("unix", ["unix", "-"])];
+    let shown = kinds.iter().filter_map(|(kind, files)| {
+        let found: Vec<usize> = files.iter().filter_map(|file| count(file)).collect();
+        (!found.is_empty()).then(|| format!("{} {kind}", found.iter().sum::<usize>()))
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// The time of day, UTC. Seconds are enough: the two are read one after the other.

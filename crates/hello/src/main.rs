@@ -7,13 +7,20 @@
 
 mod facts;
 
-use facts::{Fact, VARIABLE, collect, from_text, value, verdict};
+use facts::{Fact, VARIABLE, collect, from_text, to_text, value, verdict};
+
+/// What makes it print no table but the facts alone, for another program.
+const FACTS: &str = "--facts";
 
 /// The widest value that is shown; a longer one is cut.
 const WIDTH: usize = 38;
 
 fn main() {
     let here = collect();
+    if std::env::args().nth(1).is_some_and(|word| word == FACTS) {
+        print!("{}", to_text(&here));
+        return;
+    }
     let host = from_text(&std::env::var(VARIABLE).unwrap_or_default());
     println!("Hello from Moat!\n");
     println!("{}\n", verdict(&here, &host));

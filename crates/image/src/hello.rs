@@ -75,6 +75,17 @@ pub fn hello(store: &Store) -> Result<Image> {
     assemble(store, draft, &BuiltIn, 1, &silent)
 }
 
+/// The program of `moat/hello`, which prints all facts when it is called with `--facts`.
+pub fn hello_program() -> Result<Vec<u8>> {
+    let mut archive = tar::Archive::new(unpacked(LAYER)?);
+    let what = || "moat/hello";
+    let mut program = Vec::new();
+    for entry in archive.entries().context(what)? {
+        entry.context(what)?.read_to_end(&mut program).context(what)?;
+    }
+    Ok(program)
+}
+
 /// The environment variable, name and value, by which the program in `moat/hello` is told what the host sees: lines
 /// `NAME=VALUE`. It belongs into the environment of workloads of that image and of no other.
 pub fn hello_environment() -> (&'static str, String) {

@@ -35,12 +35,13 @@ pub use archive::{
 pub use config::{HealthCheck, History, ImageConfig, RootFs, RunConfig};
 pub use digest::Digest;
 pub use error::{Context, Error, Kind, Result};
-pub use hello::{hello, hello_environment, is_built_in};
+pub use hello::{hello, hello_environment, hello_program, is_built_in};
 pub use layer::{
     Action, Entry, LayerLimits, LayerPath, LayerReader, Metadata, Ownership, TarEntry, TarReader,
     UnpackReport,
 };
 pub use manifest::{Descriptor, Document, Index, Manifest, media_type};
+pub use moat_hello::facts;
 pub use platform::Platform;
 pub use progress::{LayerProgress, Listener, Progress, silent};
 pub use reference::{DEFAULT_DOMAIN, DEFAULT_TAG, Reference};

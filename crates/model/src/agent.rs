@@ -278,9 +278,26 @@ pub struct FileSpec {
     /// One component.
     pub name: String,
     /// What it holds.
+    #[serde(with = "base64_text")]
     pub content: Vec<u8>,
     /// Permissions.
     pub mode: u32,
+}
+
+/// Bytes as base64, of which a frame holds three times as many as of numbers.
+mod base64_text {
+    use base64::Engine;
+    use base64::prelude::BASE64_STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64_STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        BASE64_STANDARD.decode(text.as_bytes()).map_err(D::Error::custom)
+    }
 }
 
 /// Where the agent keeps [`GuestSpec::files`].

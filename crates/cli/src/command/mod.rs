@@ -1,6 +1,7 @@
 //! The commands, a file for each or for a few that belong together.
 
 mod archive;
+mod compare;
 mod completions;
 mod events;
 mod exec;
@@ -37,6 +38,7 @@ pub(crate) const COMMANDS: &[Entry] = &[
     entry::<images::Images>(),
     entry::<login::Login>(),
     entry::<login::Logout>(),
+    entry::<compare::Compare>(),
     entry::<version::Version>(),
     entry::<system::Info>(),
     entry::<start::Attach>(),

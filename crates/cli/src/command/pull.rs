@@ -54,6 +54,19 @@ pub(super) fn pull(engine: &Engine, name: &str, platform: Option<&str>, quiet: b
     Ok(image)
 }
 
+/// Pulls an image where it is not there.
+pub(super) fn provide(engine: &Engine, name: &str, platform: Option<&str>, quiet: bool) -> Result<()> {
+    match engine.images().find(name) {
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == image::Kind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    if !quiet {
+        tell(&format!("moat: image {name} is not here; it is pulled"));
+    }
+    pull(engine, name, platform, quiet).map(drop)
+}
+
 /// How registries are reached: what the user says about it, else what the host says.
 pub(super) fn registries() -> Result<RegistriesSpec> {
     let own = std::env::var_os("XDG_CONFIG_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);

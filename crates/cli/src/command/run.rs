@@ -147,23 +147,11 @@ pub(super) fn need_terminal(tty: bool, input: bool) -> Result<()> {
 
 /// Pulls the image where that was asked for or it is not there.
 fn provide(engine: &Engine, create: &CreateFlags) -> Result<()> {
-    let missing = || match engine.images().find(create.image()) {
-        Ok(_) => Ok(false),
-        Err(error) if error.kind() == moat_engine::image::Kind::NotFound => Ok(true),
-        Err(error) => Err(error),
-    };
-    let pulls = match create.pull {
-        Pull::Always => true,
-        Pull::Never => false,
-        Pull::Missing => missing()?,
-    };
-    if pulls {
-        if !create.quiet && create.pull == Pull::Missing {
-            tell(&format!("moat: image {} is not here; it is pulled", create.image()));
-        }
-        pull::pull(engine, create.image(), create.platform(), create.quiet)?;
+    match create.pull {
+        Pull::Always => pull::pull(engine, create.image(), create.platform(), create.quiet).map(drop),
+        Pull::Never => Ok(()),
+        Pull::Missing => pull::provide(engine, create.image(), create.platform(), create.quiet),
     }
-    Ok(())
 }
 
 fn refuse_existing(cidfile: Option<&Path>) -> Result<()> {

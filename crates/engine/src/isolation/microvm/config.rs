@@ -11,8 +11,8 @@ use rustix::fs::OFlags;
 
 use crate::{Context, Error, Result};
 
-/// All files together. They go in one frame, in which a byte takes up to four.
-const MAX_FILES_BYTES: u64 = 768 << 10;
+/// All files together. They go in one frame, in which three bytes take four.
+const MAX_FILES_BYTES: u64 = 2 << 20;
 
 /// The network of the guest's kernel, which the agent sets up. Nobody but the workload lives there.
 const NETWORK: &str = "/proc/1/ns/net";
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(paths.collect::<Vec<_>>(), [None, Some(Path::new(NETWORK))]);
         let error = for_guest(&with(mount(folder.path()))).unwrap_err().to_string();
         assert!(error.starts_with("mount /etc/hosts: ") && error.contains("folders of the host"), "{error}");
-        std::fs::write(&path, vec![0; 1 << 20]).unwrap();
+        std::fs::write(&path, vec![0; 3 << 20]).unwrap();
         assert!(for_guest(&with(mount(&path))).unwrap_err().to_string().contains("larger than"));
     }
 }
