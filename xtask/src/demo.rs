@@ -7,15 +7,21 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bundle, command, packages, registry::Registry, scratch::Scratch};
+use crate::machines::{Machines, PLACE, furnish};
+use crate::{bundle, command, kernel, packages, registry::Registry, scratch::Scratch};
 
+/// How the emulated host's side of the demonstration is called.
+const INSIDE: &str = "--inside";
 /// What the workload does: it counts in its volume, and says so.
 const COUNT: &str =
     "n=0; while true; do n=$((n + 1)); echo $n > /data/count; echo counted to $n; sleep 1; done";
 /// What is looked at from within.
 const LOOK: &str = "id; ps; cat /data/count; touch /data/seen /file; touch /etc/passwd && echo written";
 
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    if arguments.iter().any(|word| word == INSIDE) {
+        return both_walls_inside();
+    }
     if !rustix::process::geteuid().is_root() {
         bail!("the demonstration needs root: its containers have no user namespace");
     }
@@ -25,7 +31,8 @@ pub(crate) fn run() -> Result<()> {
     let registry = Registry::start(scratch.path())?;
     let image = registry.fill(&image(scratch.path())?, "box:1")?;
     let moat = Moat { program: command::built("release")?.join("moat"), root: scratch.path().join("moat") };
-    show(&moat, &image)
+    show(&moat, &image)?;
+    both_walls(scratch.path())
 }
 
 /// An image of busybox, made by umoci; gives it in skopeo's terms.
@@ -64,6 +71,32 @@ fn show(moat: &Moat, image: &str) -> Result<()> {
     moat.shows(&["run", "--rm", "--network", "none", "moat/hello"])?;
     moat.shows(&["run", "--rm", "--network", "none", "--explain", image, "true"])?;
     moat.shows(&["system", "check"])
+}
+
+/// One image behind both walls, on an emulated host that has what a machine needs.
+fn both_walls(scratch: &Path) -> Result<()> {
+    if kernel::built()?.is_none() {
+        println!("\nThe second wall needs a kernel for guests: `cargo xtask kernel` builds it once.");
+        return Ok(());
+    }
+    println!("\n--- both walls, on an emulated host");
+    let machines = Machines::build(scratch)?;
+    command::quiet(&mut machines.lab(&[], &[], &["demo", INSIDE])?)
+}
+
+/// The part that happens on the emulated host.
+fn both_walls_inside() -> Result<()> {
+    furnish()?;
+    let moat = Moat { program: PathBuf::from(PLACE).join("moat"), root: PathBuf::from("/tmp/moat") };
+    for wall in ["container", "microvm"] {
+        let look = "uname -r; id -u; ps; cat /proc/uptime";
+        moat.shows(&["run", "--rm", "--isolation", wall, "box", "sh", "-c", look])?;
+    }
+    moat.shows(&["compare", "box"])?;
+    for wall in ["container", "microvm"] {
+        moat.shows(&["run", "--rm", "--explain", "--isolation", wall, "box", "true"])?;
+    }
+    Ok(())
 }
 
 /// The built program with a root of its own.

@@ -17,7 +17,9 @@ mod fuzz;
 mod kernel;
 mod lab;
 mod layers;
+mod machines;
 mod packages;
+mod parity;
 mod registry;
 mod scratch;
 mod sizes;
@@ -38,12 +40,15 @@ The project's own tools.
   cargo xtask fuzz [SECONDS] [NAME] every fuzz target, 60 seconds each if nothing is said
   cargo xtask lab -- COMMAND        runs COMMAND as root on an emulated host
   cargo xtask kernel                builds the small kernel of microVMs, and prints its file
+  cargo xtask parity [GROUP]        one table of cases behind both walls, kept in docs/parity.md
   cargo xtask bench runtime [--runs N] [--gate] [--json FILE]
                                     moat-runtime beside crun, runc and a bare C program
   cargo xtask bench run [--runs N] [--gate] [--json FILE]
                                     `moat run` and `moat exec` beside Podman's and Docker's
   cargo xtask bench pull [--runs N] [--gate]
                                     `moat pull` beside Podman's, and beside skopeo and umoci
+  cargo xtask bench microvm [--runs N] [--crowd N] [--icount] [--gate]
+                                    `moat run --isolation microvm` beside a bare boot of moat-vmm, in the lab
 ";
 
 fn main() -> ExitCode {
@@ -77,10 +82,11 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         "layers" => layers::run()?,
         "sizes" => sizes::run()?,
         "test" => return test::run(rest),
-        "demo" => demo::run()?,
+        "demo" => demo::run(rest)?,
         "fuzz" => fuzz::run(rest)?,
         "bench" => return bench::run(rest),
         "kernel" => kernel::run()?,
+        "parity" => return parity::run(rest),
         "lab" => return lab::run(rest),
         "help" | "--help" | "-h" => print!("{HELP}"),
         other => bail!("there is no command {other:?}; `cargo xtask help` lists them"),

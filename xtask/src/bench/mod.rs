@@ -7,6 +7,7 @@
 mod contender;
 mod engine;
 mod measure;
+mod microvm;
 mod private;
 mod pull;
 mod report;
@@ -23,7 +24,8 @@ use crate::command;
 const USAGE: &str = "\
 usage: cargo xtask bench runtime [--runs N] [--gate] [--json FILE] [--runtime FILE]
        cargo xtask bench run [--runs N] [--gate] [--json FILE] [--moat FILE]
-       cargo xtask bench pull [--runs N] [--gate]";
+       cargo xtask bench pull [--runs N] [--gate]
+       cargo xtask bench microvm [--runs N] [--crowd N] [--icount] [--gate]";
 
 #[derive(Debug, Clone)]
 struct Options {
@@ -39,7 +41,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
         Some((verb, _)) if verb == "runtime" => runtime::run(arguments),
         Some((verb, _)) if verb == "run" => run::run(arguments),
         Some((verb, rest)) if verb == "pull" => pull::run(rest),
-        _ => bail!("only `runtime`, `run` and `pull` have a benchmark\n{USAGE}"),
+        Some((verb, _)) if verb == "microvm" => microvm::run(arguments),
+        _ => bail!("only `runtime`, `run`, `pull` and `microvm` have a benchmark\n{USAGE}"),
     }
 }
 

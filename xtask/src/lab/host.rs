@@ -23,6 +23,9 @@ pub(super) enum End {
 /// The scratch disk, which the lab sees as /dev/vda.
 const DISK_BYTES: u64 = 64 << 20;
 
+/// The lab's memory where nothing is said.
+const MEMORY_MIB: u32 = 2048;
+
 /// Kernel: quiet, because each byte on the serial line is an exit; a panic resets the machine,
 /// which ends QEMU; PSI is off by default in Debian; mitigations only cost time here.
 const KERNEL_LINE: &str = "console=ttyS0 quiet loglevel=3 panic=-1 psi=1 mitigations=off nokaslr \
@@ -48,7 +51,7 @@ pub(super) fn boot(options: &Options, kernel: &Kernel, archive: &[u8]) -> Result
     let mut qemu = Command::new("setpriv");
     // The kernel ends QEMU when this program ends, however it does.
     qemu.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
-    machine(&mut qemu, options.icount);
+    machine(&mut qemu, options.icount, options.memory_mib.unwrap_or(MEMORY_MIB));
     qemu.arg("-kernel").arg(kernel.image());
     qemu.args(["-append", KERNEL_LINE, "-initrd", &inherited(&initrd)?]);
     let drive = format!("if=none,id=scratch,format=raw,file.locking=off,file={}", inherited(&disk)?);
@@ -88,9 +91,9 @@ pub(super) fn boot(options: &Options, kernel: &Kernel, archive: &[u8]) -> Result
 }
 
 /// The machine itself: no device that nobody uses, since each costs the firmware time.
-fn machine(qemu: &mut Command, icount: bool) {
+fn machine(qemu: &mut Command, icount: bool, memory_mib: u32) {
     qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-M", "q35"]);
-    qemu.args(["-cpu", "max,+svm", "-m", "2048"]);
+    qemu.args(["-cpu", "max,+svm", "-m", &memory_mib.to_string()]);
     if icount {
         qemu.args(["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=1,sleep=off"]);
     } else {

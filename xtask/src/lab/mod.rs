@@ -35,10 +35,13 @@ struct Options {
     /// Show the kernel's console and the boot's times.
     verbose: bool,
     copies: Vec<PathBuf>,
+    /// MiB of memory.
+    memory_mib: Option<u32>,
     command: Vec<String>,
 }
 
-const USAGE: &str = "usage: cargo xtask lab [--icount] [--verbose] [--copy FILE]... -- COMMAND";
+const USAGE: &str =
+    "usage: cargo xtask lab [--icount] [--verbose] [--memory MIB] [--copy FILE]... -- COMMAND";
 
 /// Fetches what the lab needs, so that the first test does not wait for it.
 pub(crate) fn prepare() -> Result<()> {
@@ -87,6 +90,11 @@ fn parse(arguments: &[String]) -> Result<Options> {
             "--copy" => {
                 let file = words.next().context("--copy needs a file")?;
                 options.copies.push(PathBuf::from(file));
+            }
+            "--memory" => {
+                let text = words.next().context("--memory needs a number of MiB")?;
+                let mib = text.parse().with_context(|| format!("{text:?} is no number of MiB"))?;
+                options.memory_mib = Some(mib);
             }
             "--" => options.command = words.by_ref().cloned().collect(),
             other => bail!("{other:?} is no option of the lab; {USAGE}"),
