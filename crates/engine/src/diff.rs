@@ -53,6 +53,7 @@ struct Diff {
 impl Workload {
     /// What it has changed, by path.
     pub fn diff(&self) -> Result<Vec<Change>> {
+        self.refuse_microvm("can not list the changes of")?;
         let view = View::of_image(self.engine(), self.image()?)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let upper = fs::open(&self.folder().upper(), flags)?;

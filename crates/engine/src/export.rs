@@ -24,6 +24,7 @@ impl Workload {
     ///
     /// What the engine made for mounts is no part of the image.
     pub fn commit(&self, spec: CommitSpec, pause: bool, progress: Listener<'_>) -> Result<Image> {
+        self.refuse_microvm("can not commit")?;
         let what = || format!("commit workload {}", self.name());
         let paused = pause && self.state()?.status == moat_model::workload::Status::Running;
         if paused {
