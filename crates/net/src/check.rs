@@ -271,7 +271,8 @@ impl Check<'_> {
         for network in networks.list()? {
             let places = networks.store.list_endpoints(&network.id)?;
             if !places.is_empty() && !resolver::is_alive(&networks.store, &network.id)? {
-                self.found(format!("network {}", network.name), "its resolver does not run", |_| {
+                self.found(format!("network {}", network.name), "its resolver does not run", |check| {
+                    let _lock = check.networks.store.lock_network(&network.id, false)?;
                     resolver::ensure(&networks.store, command, &network)
                 })?;
             }

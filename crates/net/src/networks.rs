@@ -12,7 +12,7 @@ use moat_model::network::{DEFAULT_NETWORK, NetworkSpec, NetworkState, Subnet, Su
 use crate::error::Context;
 use crate::route::Route;
 use crate::store::{self, Store};
-use crate::{Error, Result, bridge, pools};
+use crate::{Error, Result, bridge, pools, resolver};
 
 /// The bridge of the default network.
 const DEFAULT_DEVICE: &str = "moat0";
@@ -172,7 +172,9 @@ impl Networks {
         store::remove_file(&self.store.network_file(&network.id))?;
         bridge::tear_down(&self.store, &mut Route::open()?, network)?;
         store::remove_folder(&self.store.networks().join(&network.id))?;
-        store::remove_folder(&self.store.network_run(&network.id))
+        let resolver = resolver::lock_file(&self.store, &network.id)?;
+        store::remove_folder(&self.store.network_run(&network.id))?;
+        resolver::wait_for_end(resolver)
     }
 
     /// Removes all networks that users made, no workload is on, and `wanted` names; gives what has gone.

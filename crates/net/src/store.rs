@@ -121,6 +121,18 @@ impl Store {
         make_folder(&folder)?;
         lock(&folder, exclusive)
     }
+
+    /// Locks a network against everybody, where nobody has it locked.
+    pub(crate) fn try_lock_network(&self, id: &str) -> Result<Option<Lock>> {
+        let folder = self.network_run(id);
+        let what = || format!("lock {}", folder.display());
+        let file = File::open(&folder).context(what)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Lock { _file: file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(std::io::Error::from(errno)).context(what),
+        }
+    }
 }
 
 /// Locks a folder.

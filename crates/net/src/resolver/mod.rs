@@ -1,12 +1,14 @@
 //! Names: a small resolver for each network that workloads are on.
 //!
 //! It listens at port 53 of the network's gateway addresses. The first workload that joins binds these sockets and
-//! hands them to the resolver, so that it can be asked before it runs; it ends with the last workload. What it
-//! knows it reads from the endpoint files at every question. It has no socket to be controlled by, keeps no
-//! capability, and answers none but the network's own workloads and the host.
+//! hands them to the resolver, so that it can be asked before it runs; some seconds after the last workload has gone
+//! it ends. What it knows it reads from the endpoint files at every question. It has no socket to be controlled by, keeps
+//! no capability, and answers none but the network's own workloads and the host.
 //!
-//! Exactly one lives for a network: it holds a lock for as long. Before it ends it gives the lock back and looks once
-//! more, as a workload that joins writes its file first and tries the lock after.
+//! Exactly one lives for a network: it holds a lock for as long as it has the sockets. A workload that joins holds the
+//! lock of the network shared, writes its file, and then tries the resolver's lock. A resolver that wants to end takes
+//! the network's lock alone, so that nobody is joining, looks whether there is really no file, and gives back its
+//! sockets and its lock before that of the network: whoever comes next finds all of it free.
 
 mod zone;
 
@@ -20,17 +22,17 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use moat_linux::process::{self, Clone3, Forked};
 use moat_linux::{capability, net};
 use moat_model::network::NetworkState;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, inotify};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Context;
-use crate::store::Store;
+use crate::store::{Lock, Store};
 use crate::{Error, Result};
 pub use zone::Question;
 use zone::{Decision, Zone};
@@ -43,6 +45,10 @@ const AT_ONCE: usize = 256;
 /// How long a server of the outside has to answer; and how long a client may say nothing.
 const SERVER_WAIT: Duration = Duration::from_secs(3);
 const CLIENT_WAIT: Duration = Duration::from_secs(10);
+/// How long it stays when nobody is on the network: who runs one workload after another finds it running.
+const LINGER: Duration = Duration::from_secs(5);
+/// When it looks again whether it can end, as long as somebody is joining or waits for an answer.
+const AGAIN: Duration = Duration::from_millis(100);
 /// A small stack is enough for a thread that passes packets on.
 const STACK_BYTES: usize = 256 << 10;
 
@@ -58,6 +64,23 @@ struct Start {
 pub(crate) fn ensure(store: &Store, command: &[OsString], network: &NetworkState) -> Result<()> {
     let Some(lock) = try_lock(store, &network.id)? else { return Ok(()) };
     start(store, command, network, lock).context(|| format!("resolver of network {}", network.name))
+}
+
+/// Waits until the resolver of a network that is gone has ended: its sockets are in the way of whoever takes the
+/// same addresses next. `lock` is its lock.
+pub(crate) fn wait_for_end(lock: Option<File>) -> Result<()> {
+    let Some(lock) = lock else { return Ok(()) };
+    let locked = rustix::fs::flock(&lock, FlockOperation::LockExclusive);
+    locked.map_err(std::io::Error::from).context(|| "wait for the end of a resolver")
+}
+
+/// The file that a network's resolver locks; `None` where there never was one.
+pub(crate) fn lock_file(store: &Store, network: &str) -> Result<Option<File>> {
+    let path = store.network_run(network).join("resolver.lock");
+    match File::open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some).context(|| path.display().to_string()),
+    }
 }
 
 /// Whether a network has its resolver.
@@ -167,7 +190,7 @@ struct Server {
 type Shared = Arc<(Mutex<Zone>, AtomicUsize)>;
 
 impl Server {
-    fn run(self, mut lock: File, fds: Vec<OwnedFd>) -> Result<()> {
+    fn run(self, lock: File, fds: Vec<OwnedFd>) -> Result<()> {
         let mut udp = Vec::new();
         let mut tcp = Vec::new();
         for (index, fd) in fds.into_iter().enumerate() {
@@ -177,29 +200,31 @@ impl Server {
                 tcp.push(TcpListener::from(fd));
             }
         }
-        let folder = self.store.endpoints(&self.network);
-        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-            .map_err(std::io::Error::from)?;
-        let changes = inotify::WatchFlags::DELETE | inotify::WatchFlags::DELETE_SELF;
-        inotify::add_watch(&watch, &folder, changes)
-            .map_err(std::io::Error::from)
-            .context(|| folder.display().to_string())?;
+        let watch = self.watch()?;
         let shared: Shared = Arc::new((Mutex::new(self.zone), AtomicUsize::new(0)));
+        let leaving = Leaving { store: &self.store, network: &self.network, shared: &shared };
+        let mut alone: Option<Instant> = None;
         loop {
-            while shared.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()? {
-                // Who joins now finds the lock free, or we find its file.
-                drop(lock);
-                if shared.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()? {
-                    return Ok(());
+            let timeout = if shared.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()? {
+                let since = alone.get_or_insert_with(Instant::now).elapsed();
+                match leaving.may_end(since)? {
+                    Stay::Ends(_nobody_joins) => {
+                        drop((udp, tcp));
+                        drop(lock);
+                        return Ok(());
+                    }
+                    Stay::For(time) => Some(time),
                 }
-                match try_lock(&self.store, &self.network)? {
-                    Some(again) => lock = again,
-                    None => return Ok(()),
-                }
-            }
-            wait(&watch, &udp, &tcp)?;
+            } else {
+                alone = None;
+                None
+            };
+            wait(&watch, &udp, &tcp, timeout)?;
             let mut drained = [0_u8; 4096];
-            while rustix::io::read(&watch, &mut drained).is_ok_and(|count| count > 0) {}
+            while rustix::io::read(&watch, &mut drained).is_ok_and(|count| count > 0) {
+                // Somebody was there until now.
+                alone = None;
+            }
             for socket in &udp {
                 receive(&shared, socket);
             }
@@ -208,13 +233,68 @@ impl Server {
             }
         }
     }
+
+    /// Is ready to be read when somebody has left the network, or the network is gone.
+    fn watch(&self) -> Result<OwnedFd> {
+        let folder = self.store.endpoints(&self.network);
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+            .map_err(std::io::Error::from)?;
+        let changes = inotify::WatchFlags::DELETE | inotify::WatchFlags::DELETE_SELF;
+        inotify::add_watch(&watch, &folder, changes)
+            .map_err(std::io::Error::from)
+            .context(|| folder.display().to_string())?;
+        Ok(watch)
+    }
 }
 
-fn wait(watch: &OwnedFd, udp: &[Arc<UdpSocket>], tcp: &[TcpListener]) -> Result<()> {
+/// What a resolver without workloads looks at.
+struct Leaving<'a> {
+    store: &'a Store,
+    network: &'a str,
+    shared: &'a Shared,
+}
+
+/// Whether it goes on.
+enum Stay {
+    /// So long, if nothing happens.
+    For(Duration),
+    /// Not any more; as long as the value is held nobody joins the network.
+    Ends(Option<Lock>),
+}
+
+impl Leaving<'_> {
+    /// Whether it ends, having been alone for some time.
+    fn may_end(&self, since: Duration) -> Result<Stay> {
+        if !self.store.network_run(self.network).exists() {
+            return Ok(Stay::Ends(None));
+        }
+        if let Some(left) = LINGER.checked_sub(since).filter(|left| !left.is_zero()) {
+            return Ok(Stay::For(left));
+        }
+        // Who waits for an answer of the outside has a hold of a socket.
+        if self.shared.1.load(Ordering::Relaxed) > 0 {
+            return Ok(Stay::For(AGAIN));
+        }
+        let Some(nobody_joins) = self.store.try_lock_network(self.network)? else {
+            return Ok(Stay::For(AGAIN));
+        };
+        let empty = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()?;
+        Ok(if empty { Stay::Ends(Some(nobody_joins)) } else { Stay::For(Duration::ZERO) })
+    }
+}
+
+fn wait(
+    watch: &OwnedFd,
+    udp: &[Arc<UdpSocket>],
+    tcp: &[TcpListener],
+    timeout: Option<Duration>,
+) -> Result<()> {
     let mut polled = vec![PollFd::new(watch, PollFlags::IN)];
     polled.extend(udp.iter().map(|socket| PollFd::new(socket.as_ref(), PollFlags::IN)));
     polled.extend(tcp.iter().map(|socket| PollFd::new(socket, PollFlags::IN)));
-    match poll(&mut polled, None) {
+    let timeout = timeout
+        .map(|time| Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: time.subsec_nanos().into() });
+    match poll(&mut polled, timeout.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(errno) => Err(std::io::Error::from(errno).into()),
     }

@@ -1,6 +1,6 @@
 //! Names: what workloads call each other, and what leaves the house.
 
-use moat_model::network::NetAttachment;
+use moat_model::network::{NetAttachment, SubnetSpec};
 use moat_model::workload::{EndpointSpec, NetworkingSpec};
 
 use crate::host::{Host, OUTSIDE, Place, Running, ip, ip6, live, place, sh};
@@ -26,7 +26,12 @@ fn status(place: &Place, server: &str, question: &str) -> String {
     text.split("status: ").nth(1).unwrap().split(',').next().unwrap().to_owned()
 }
 
-/// No resolver is left once all have gone.
+/// The process that listens at port 53 of an address; an empty text where none does.
+fn resolver_of(server: &str) -> String {
+    sh(&format!("ss -lnup | grep -w '{server}:53' | sed 's/.*pid=//; s/,.*//' || true"))
+}
+
+/// No resolver is left once all have gone for good.
 fn wait_for_end(network: &str) {
     while !sh(&format!("ss -lntup | grep -w '{network}:53' || true")).is_empty() {
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -173,8 +178,7 @@ fn a_resolver_that_was_killed_comes_back() {
     let host = Host::with_names();
     let one = host.start("one", &[], &[]);
     let server = server(&one);
-    let pid = sh(&format!("ss -lnup | grep -w '{server}:53' | sed 's/.*pid=//; s/,.*//'"));
-    sh(&format!("kill -9 {pid}"));
+    sh(&format!("kill -9 {}", resolver_of(&server)));
     while !host
         .networks
         .check(&live(&["one"]), false)
@@ -189,4 +193,26 @@ fn a_resolver_that_was_killed_comes_back() {
     assert_eq!(dig(&place(&one), &server, "one"), ip(&one, 0));
     host.networks.release("one").unwrap();
     wait_for_end(&server);
+}
+
+/// Who runs one workload after another, each alone on its network, does not wait for a resolver each time; and who
+/// removes a network can have its addresses again at once.
+#[test]
+fn a_resolver_serves_one_workload_after_another() {
+    let host = Host::with_names();
+    let subnet = SubnetSpec { subnet: "10.66.0.0/24".parse().unwrap(), gateway: None, ip_range: None };
+    for _ in 0..3 {
+        host.network("blue", |spec| spec.subnets = vec![subnet.clone()]);
+        let mut processes = Vec::new();
+        for _ in 0..5 {
+            let one = host.start("one", &["blue"], &[]);
+            assert_eq!(dig(&place(&one), &server(&one), "one"), ip(&one, 0));
+            processes.push(resolver_of("10.66.0.1"));
+            host.networks.release("one").unwrap();
+        }
+        processes.dedup();
+        assert_eq!(processes.len(), 1, "{processes:?}");
+        host.networks.remove("blue").unwrap();
+        assert_eq!(resolver_of("10.66.0.1"), "");
+    }
 }
