@@ -45,6 +45,8 @@ The project's own tools.
                                     moat-runtime beside crun, runc and a bare C program
   cargo xtask bench run [--runs N] [--gate] [--json FILE]
                                     `moat run` and `moat exec` beside Podman's and Docker's
+  cargo xtask bench net [--runs N] [--gate] [--json FILE]
+                                    throughput beside bare devices; growth of the packet filter
   cargo xtask bench pull [--runs N] [--gate]
                                     `moat pull` beside Podman's, and beside skopeo and umoci
   cargo xtask bench microvm [--runs N] [--crowd N] [--icount] [--gate]

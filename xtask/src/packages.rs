@@ -25,6 +25,10 @@ pub(crate) const UTIL_LINUX: Package = package("util-linux", "unshare, setpriv, 
 pub(crate) const QEMU: Package = package("qemu-system-x86", "the machine that the lab emulates");
 pub(crate) const XZ: Package = package("xz-utils", "unpacks the lab's kernel");
 
+pub(crate) const IPROUTE: Package = package("iproute2", "ip: shows and makes network devices");
+pub(crate) const NFTABLES: Package =
+    package("nftables", "nft: shows the packet filter, and flushes it as others may");
+
 pub(crate) const REGISTRY: Package = package("docker-registry", "a registry on loopback");
 pub(crate) const SKOPEO: Package = package("skopeo", "fills registries, and reads what we save");
 pub(crate) const UMOCI: Package = package("umoci", "makes images, and unpacks them for comparison");
@@ -37,8 +41,18 @@ pub(crate) const LAB: &[Package] = &[QEMU, UTIL_LINUX, XZ];
 /// What `cargo xtask bench runtime` calls.
 pub(crate) const BENCH: &[Package] = &[BUSYBOX, GCC, LIBC, RUNC, CRUN, UTIL_LINUX];
 /// What `cargo xtask bench run` calls.
-pub(crate) const BENCH_RUN: &[Package] =
-    &[BUSYBOX, CRUN, PODMAN, UTIL_LINUX, package("docker.io", "a peer: its daemon and its client")];
+pub(crate) const BENCH_RUN: &[Package] = &[
+    BUSYBOX,
+    CRUN,
+    PODMAN,
+    UTIL_LINUX,
+    IPROUTE,
+    package("containernetworking-plugins", "networks of Podman"),
+    package("docker.io", "a peer: its daemon and its client"),
+];
+/// What `cargo xtask bench net` calls.
+pub(crate) const BENCH_NET: &[Package] =
+    &[BUSYBOX, UTIL_LINUX, IPROUTE, NFTABLES, package("iperf3", "measures throughput")];
 /// What `cargo xtask demo` calls.
 pub(crate) const DEMO: &[Package] = &[BUSYBOX, REGISTRY, SKOPEO, UMOCI];
 /// What `cargo xtask kernel` calls.
@@ -70,7 +84,7 @@ pub(crate) const TESTS: &[Package] = &[
     package("uidmap", "newuidmap and newgidmap for rootless containers"),
     package("cpio", "reads and writes archives in tests"),
     XZ,
-    package("iproute2", "ip: shows and makes network devices in tests"),
+    IPROUTE,
     package("e2fsprogs", "mke2fs: file systems on scratch disks"),
     package("erofs-utils", "fsck.erofs, which checks the file systems that our writer makes"),
     package("python3", "small servers in tests, such as a seccomp agent"),
@@ -82,7 +96,7 @@ pub(crate) const TESTS: &[Package] = &[
     package("mmdebstrap", "makes the root file system of an image as large as real ones"),
     package("openssl", "makes the certificate of a test registry"),
     package("strace", "kills a program at a certain system call"),
-    package("nftables", "nft: shows the packet filter, and flushes it as others may"),
+    NFTABLES,
     package("dnsutils", "dig: asks the resolvers of networks"),
     package("iputils-ping", "ping: echoes with addresses that are not one's own"),
     package("procps", "ps: lists the processes of a container"),

@@ -13,6 +13,8 @@ use crate::command;
 
 /// The image that everybody has.
 pub(super) const IMAGE: &str = "bench";
+/// A place on the default network, which is a bridge for everybody, and one port of it that others reach.
+pub(super) const PUBLISHED: &[&str] = &["--publish", "8080:80"];
 /// The workload that stays, for `exec`.
 const SLEEPER: &str = "sleeper";
 
@@ -53,8 +55,12 @@ impl Engine {
     pub(super) fn podman(scratch: &Path, mark: &str) -> Result<Self> {
         let program = command::find("podman").context("podman is not in PATH")?;
         // The hard limits of a machine may be lower than Podman's defaults.
-        let text = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
-             log_driver = \"k8s-file\"\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n";
+        let networks = scratch.join("podman-networks");
+        let text = format!(
+            "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
+             log_driver = \"k8s-file\"\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
+             [network]\nnetwork_config_dir = {networks:?}\n"
+        );
         let config = scratch.join("containers.conf");
         std::fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
         let mut global: Vec<OsString> = Vec::new();
@@ -112,6 +118,11 @@ impl Engine {
         if said.trim() != "it-ran" {
             bail!("its workload should say \"it-ran\" and said {said:?}");
         }
+        let mut run = self.make(&["run", "--rm"], PUBLISHED, &["cat", "/proc/net/dev"]);
+        let devices = command::output(&mut run)?;
+        if !devices.contains("eth0:") {
+            bail!("its workload should have a network and has {devices:?}");
+        }
         Ok(())
     }
 
@@ -162,8 +173,9 @@ impl Daemon {
         let log = std::fs::File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
         let mut command = Command::new("unshare");
         // A network namespace of its own: what it does to a firewall is done there.
-        command.args(["--mount", "--net", "--propagation", "slave", "--"]).arg(daemon);
-        command.args(["--bridge", "none", "--iptables=false", "--oom-score-adjust", "0"]);
+        command.args(["--mount", "--net", "--propagation", "slave", "--", "sh", "-ec"]);
+        command.args(["ip link set lo up; exec \"$0\" \"$@\""]).arg(daemon);
+        command.args(["--oom-score-adjust", "0"]);
         command.args(["--storage-driver", "overlay2", "--exec-opt", "native.cgroupdriver=cgroupfs"]);
         command.args(["--cgroup-parent", &format!("/{mark}-docker")]);
         for (flag, name) in [

@@ -8,6 +8,20 @@ use anyhow::Result;
 pub(super) enum Unit {
     Ms,
     KiB,
+    MegabitsPerS,
+    Objects,
+}
+
+impl Unit {
+    /// As it stands behind a number.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ms => "ms",
+            Self::KiB => "KiB",
+            Self::MegabitsPerS => "Mbit/s",
+            Self::Objects => "objects",
+        }
+    }
 }
 
 /// The samples of one contender on one course.

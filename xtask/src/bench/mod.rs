@@ -8,6 +8,7 @@ mod contender;
 mod engine;
 mod measure;
 mod microvm;
+mod net;
 mod private;
 mod pull;
 mod report;
@@ -24,6 +25,7 @@ use crate::command;
 const USAGE: &str = "\
 usage: cargo xtask bench runtime [--runs N] [--gate] [--json FILE] [--runtime FILE]
        cargo xtask bench run [--runs N] [--gate] [--json FILE] [--moat FILE]
+       cargo xtask bench net [--runs N] [--gate] [--json FILE] [--moat FILE]
        cargo xtask bench pull [--runs N] [--gate]
        cargo xtask bench microvm [--runs N] [--crowd N] [--icount] [--gate]";
 
@@ -40,16 +42,18 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     match arguments.split_first() {
         Some((verb, _)) if verb == "runtime" => runtime::run(arguments),
         Some((verb, _)) if verb == "run" => run::run(arguments),
+        Some((verb, _)) if verb == "net" => net::run(arguments),
         Some((verb, rest)) if verb == "pull" => pull::run(rest),
         Some((verb, _)) if verb == "microvm" => microvm::run(arguments),
-        _ => bail!("only `runtime`, `run`, `pull` and `microvm` have a benchmark\n{USAGE}"),
+        _ => bail!("only `runtime`, `run`, `net`, `pull` and `microvm` have a benchmark\n{USAGE}"),
     }
 }
 
 impl Options {
-    /// The words after the name of the benchmark; `flag` names another program to measure.
-    fn parse(arguments: &[String], flag: &str) -> Result<Self> {
-        let mut options = Self { runs: 50, gate: false, json: None, program: None };
+    /// The words after the name of the benchmark; `flag` names another program to measure, and `runs` is what nobody
+    /// says.
+    fn parse(arguments: &[String], flag: &str, runs: usize) -> Result<Self> {
+        let mut options = Self { runs, gate: false, json: None, program: None };
         let mut words = arguments.iter().skip(1);
         while let Some(word) = words.next() {
             let mut value = || words.next().with_context(|| format!("{word} needs a value\n{USAGE}"));

@@ -1,7 +1,8 @@
-//! A mount namespace for the benchmark alone.
+//! A mount namespace and a network namespace for the benchmark alone.
 //!
 //! crun refuses a host that mounts cgroup v2 beside cgroup v1. Here, and only here, that mount is
-//! taken away, so that all contenders run under the same conditions.
+//! taken away, so that all contenders run under the same conditions. Bridges, addresses and packet filters
+//! that they make are in a network of the benchmark's own.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -18,21 +19,22 @@ pub(super) fn inside() -> bool {
     std::env::var_os(MARK).is_some()
 }
 
-/// Runs this program once more, in a new mount namespace. `program` is what is measured, and `flag` says so.
+/// Runs this program once more, in new namespaces. `program` is what is measured, and `flag` says so.
 pub(super) fn enter(arguments: &[String], flag: &str, program: &Path) -> Result<ExitCode> {
     if !rustix::process::geteuid().is_root() {
         bail!("this benchmark needs root: it makes namespaces and cgroups");
     }
     let me = std::env::current_exe().context("cannot find this program's own file")?;
     let mut again = Command::new("unshare");
-    again.args(["--mount", "--propagation", "private", "--"]).arg(me).arg("bench");
+    again.args(["--mount", "--net", "--propagation", "private", "--"]).arg(me).arg("bench");
     again.args(arguments).arg(flag).arg(program).env(MARK, "1");
     let status = command::status(&mut again)?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Hides the second hierarchy on a hybrid host; changes nothing on others.
+/// Brings loopback up, as on any host, and hides the second hierarchy on a hybrid host.
 pub(super) fn settle() -> Result<()> {
+    command::quiet(Command::new("ip").args(["link", "set", "lo", "up"]))?;
     const UNIFIED: &str = "/sys/fs/cgroup/unified";
     let mounts =
         std::fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;

@@ -11,7 +11,7 @@ use super::Options;
 use super::measure::{Figures, Unit};
 
 /// The order of the lines; measured they are in an order that changes.
-const ORDER: [&str; 6] = ["floor", "moat", "crun", "runc", "podman", "docker"];
+const ORDER: [&str; 7] = ["floor", "bare", "moat", "crun", "runc", "podman", "docker"];
 
 /// A promise about moat's median.
 pub(super) struct Limit {
@@ -22,6 +22,10 @@ pub(super) struct Limit {
 pub(super) enum Bound {
     /// At most so many times another's median.
     Of(f64, &'static str),
+    /// At least so many times another's median.
+    AtLeastOf(f64, &'static str),
+    /// At most so many times the median on another course.
+    OfCourse(f64, &'static str),
     /// At most so much, in the unit of the course.
     Value(f64),
 }
@@ -35,6 +39,12 @@ impl std::fmt::Display for Limit {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.bound {
             Bound::Of(factor, than) => write!(to, "{}: at most {factor:.3} of {than}'s", self.course),
+            Bound::AtLeastOf(factor, than) => {
+                write!(to, "{}: at least {factor:.3} of {than}'s", self.course)
+            }
+            Bound::OfCourse(factor, other) => {
+                write!(to, "{}: at most {factor:.3} of `{other}`", self.course)
+            }
             Bound::Value(value) => write!(to, "{}: at most {value}", self.course),
         }
     }
@@ -48,8 +58,10 @@ struct Verdict {
 
 impl Verdict {
     fn passed(&self) -> bool {
-        let (Bound::Of(most, _) | Bound::Value(most)) = self.limit.bound;
-        self.measured.is_some_and(|measured| measured <= most)
+        self.measured.is_some_and(|measured| match self.limit.bound {
+            Bound::AtLeastOf(least, _) => measured >= least,
+            Bound::Of(most, _) | Bound::OfCourse(most, _) | Bound::Value(most) => measured <= most,
+        })
     }
 }
 
@@ -57,8 +69,11 @@ fn verdicts(figures: &Figures, limits: &'static [Limit]) -> Vec<Verdict> {
     let verdict = |limit: &'static Limit| {
         let moat = figures.median(limit.course, "moat");
         let measured = match limit.bound {
-            Bound::Of(_, than) => {
+            Bound::Of(_, than) | Bound::AtLeastOf(_, than) => {
                 moat.zip(figures.median(limit.course, than)).map(|(moat, other)| moat / other)
+            }
+            Bound::OfCourse(_, other) => {
+                moat.zip(figures.median(other, "moat")).map(|(moat, other)| moat / other)
             }
             Bound::Value(_) => moat,
         };
@@ -96,10 +111,10 @@ fn table(figures: &Figures) -> String {
         let mut samples: Vec<_> = figures.samples.iter().filter(|sample| sample.course == course).collect();
         samples.sort_by_key(|sample| ORDER.iter().position(|name| *name == sample.contender));
         for sample in samples {
-            let unit = if sample.unit == Unit::Ms { "ms" } else { "KiB" };
+            let unit = sample.unit.name();
             let show = |value: f64| match sample.unit {
                 Unit::Ms => format!("{value:.2}"),
-                Unit::KiB => format!("{value:.0}"),
+                Unit::KiB | Unit::MegabitsPerS | Unit::Objects => format!("{value:.0}"),
             };
             let ratio = moat.filter(|_| sample.contender != "moat");
             let ratio = ratio.map_or(String::new(), |moat| format!("{:.2} x", moat / sample.median()));
@@ -135,7 +150,7 @@ fn json(figures: &Figures, verdicts: &[Verdict]) -> Value {
         json!({
             "course": sample.course,
             "contender": sample.contender,
-            "unit": if sample.unit == Unit::Ms { "ms" } else { "KiB" },
+            "unit": sample.unit.name(),
             "median": sample.median(),
             "p90": sample.quantile(0.9),
             "count": sample.count(),

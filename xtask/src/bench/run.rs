@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::engine::Engine;
+use super::engine::{Engine, PUBLISHED};
 use super::measure::{Figures, Unit, turns};
 use super::report::{self, Bound, Limit, limit};
 use super::{Options, private};
@@ -20,7 +20,12 @@ struct Row {
     flags: &'static [&'static str],
 }
 
-const ROWS: &[Row] = &[Row { course: "run --rm --network none", flags: &["--network", "none"] }];
+const ROWS: &[Row] = &[
+    Row { course: "run --rm --network none", flags: &["--network", "none"] },
+    Row { course: BRIDGE, flags: PUBLISHED },
+];
+
+const BRIDGE: &str = "run --rm --publish 8080:80";
 
 const EXEC: &str = "exec";
 const MEMORY: &str = "private memory of a monitor";
@@ -30,6 +35,8 @@ const CREATES: &str = "800 creates at once";
 const LIMITS: &[Limit] = &[
     limit("run --rm --network none", 1.0 / 15.0, "podman"),
     limit("run --rm --network none", 1.0 / 30.0, "docker"),
+    limit(BRIDGE, 1.0 / 15.0, "podman"),
+    limit(BRIDGE, 1.0 / 15.0, "docker"),
     limit(EXEC, 1.0 / 15.0, "podman"),
     limit(EXEC, 1.0 / 15.0, "docker"),
     Limit { course: MEMORY, bound: Bound::Value(1536.0) },
@@ -39,7 +46,7 @@ const LIMITS: &[Limit] = &[
 const MONITORS: usize = 8;
 
 pub(super) fn run(arguments: &[String]) -> Result<ExitCode> {
-    let options = Options::parse(arguments, "--moat")?;
+    let options = Options::parse(arguments, "--moat", 50)?;
     packages::ensure(packages::BENCH_RUN)?;
     let program = options.program("moat")?;
     if !private::inside() {
@@ -48,6 +55,9 @@ pub(super) fn run(arguments: &[String]) -> Result<ExitCode> {
     private::settle()?;
     private::cover("/run")?;
     private::cover("/dev/shm")?;
+    // Where the plugins of Podman's network keep addresses.
+    std::fs::create_dir_all("/var/lib/cni").context("cannot make /var/lib/cni")?;
+    private::cover("/var/lib/cni")?;
     let mark = format!("moat-bench-{}", std::process::id());
     let measured = measure(&program, &options, &mark);
     private::remove_cgroups(&mark);
@@ -91,7 +101,7 @@ fn measure(program: &Path, options: &Options, mark: &str) -> Result<(Figures, St
 }
 
 /// A root file system of busybox.
-fn archive(scratch: &Path) -> Result<std::path::PathBuf> {
+pub(super) fn archive(scratch: &Path) -> Result<std::path::PathBuf> {
     let (rootfs, archive) = (scratch.join("rootfs"), scratch.join("rootfs.tar"));
     bundle::rootfs(&rootfs)?;
     command::quiet(Command::new("tar").arg("-C").arg(&rootfs).arg("-cf").arg(&archive).arg("."))?;

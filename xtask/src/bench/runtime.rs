@@ -26,7 +26,7 @@ const LIMITS: &[Limit] = &[
 ];
 
 pub(super) fn run(arguments: &[String]) -> Result<ExitCode> {
-    let options = Options::parse(arguments, "--runtime")?;
+    let options = Options::parse(arguments, "--runtime", 50)?;
     packages::ensure(packages::BENCH)?;
     let runtime = options.program("moat-runtime")?;
     if !private::inside() {
