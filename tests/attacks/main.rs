@@ -12,6 +12,7 @@ mod leaked_fd;
 mod length_overflow;
 mod masked_path;
 mod mount_swap;
+mod network_guard;
 mod proc_redirect;
 mod racer;
 mod self_exe;

@@ -1,8 +1,6 @@
 //! The flags of `run` about networks.
 
-use moat_tests::{HOST, OUTSIDE, Place};
-
-use crate::host::Host;
+use moat_tests::{HOST, NetworkHost as Host, OUTSIDE, Place};
 
 #[test]
 fn addresses_and_names() {

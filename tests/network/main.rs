@@ -7,7 +7,6 @@
 )]
 
 mod flags;
-mod host;
 mod many;
 mod objects;
 mod reach;

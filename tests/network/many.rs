@@ -1,9 +1,6 @@
 //! Two hundred on one bridge.
 
-use moat_tests::{HOST, OUTSIDE, sh};
-
-use crate::host::Host;
-use crate::repair::nothing_left;
+use moat_tests::{HOST, NetworkHost as Host, OUTSIDE, sh};
 
 #[test]
 fn two_hundred_with_three_ports_each() {
@@ -31,7 +28,7 @@ fn two_hundred_with_three_ports_each() {
     let ids = host.moat("ps -q");
     assert_eq!(ids.lines().count(), usize::from(COUNT));
     host.moat(&format!("rm -f {}", ids.replace('\n', " ")));
-    nothing_left(&host);
+    host.nothing_left();
     let _ = OUTSIDE;
 }
 

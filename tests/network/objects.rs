@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::host::Host;
+use moat_tests::NetworkHost as Host;
 
 #[test]
 fn networks_come_and_go() {

@@ -1,8 +1,6 @@
 //! Who reaches whom.
 
-use moat_tests::{HOST, HOST6, OUTSIDE, OUTSIDE6, Place, sh};
-
-use crate::host::Host;
+use moat_tests::{HOST, HOST6, NetworkHost as Host, OUTSIDE, OUTSIDE6, Place, sh};
 
 #[test]
 fn each_other_and_the_outside() {

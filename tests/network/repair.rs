@@ -3,9 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
-use moat_tests::{HOST, OUTSIDE, sh, wait_until};
-
-use crate::host::Host;
+use moat_tests::{HOST, NetworkHost as Host, OUTSIDE, sh, wait_until};
 
 #[test]
 fn a_flush_of_the_packet_filter() {
@@ -32,7 +30,7 @@ fn a_monitor_that_was_killed() {
     wait_until(|| !host.findings(false).is_empty());
     host.findings(true);
     assert_eq!(host.moat.status("one"), "exited");
-    nothing_left(&host);
+    host.nothing_left();
     // Its port and its address are free again, for itself or for another.
     let two = host.start("two", "-p 8080:80");
     let _server = two.serve("tcp", "0.0.0.0", 80);
@@ -49,30 +47,10 @@ fn restarts_and_ends() {
     host.moat("run -d --name one --restart on-failure:2 -p 8080:80 busybox sh -c false");
     wait_until(|| host.moat.status("one") == "exited");
     assert_eq!(host.moat("inspect -f {{.RestartCount}} one"), "2");
-    nothing_left(&host);
+    host.nothing_left();
     host.moat("run --rm -p 8080:80 busybox true");
     host.refused("run --rm -p 8080:80 busybox no-such-program");
-    nothing_left(&host);
-}
-
-/// No namespace, device, address, place or rule of any workload.
-pub(crate) fn nothing_left(host: &Host) {
-    // The kernel removes devices in its own time.
-    wait_until(|| !sh("ip -o link").contains("moatv"));
-    let run = host.moat.root().join("run");
-    let files = sh(&format!(
-        "cd {}; find attachments netns networks/*/leases networks/*/endpoints -mindepth 1 ! -name .bound",
-        run.display()
-    ));
-    assert_eq!(files, "");
-    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
-    assert_eq!(mounts.lines().filter(|line| line.contains(" nsfs ")).collect::<Vec<_>>(), Vec::<&str>::new());
-    let ruleset = sh("nft list ruleset");
-    for set in ["allow4", "allow6", "ports4", "ranges4", "ports6", "ranges6"] {
-        let text = ruleset.split(&format!("{set} {{")).nth(1).unwrap_or_default();
-        let text = text.split('}').next().unwrap_or_default();
-        assert!(!text.contains("elements"), "{set}: {text}");
-    }
+    host.nothing_left();
 }
 
 fn id(host: &Host, name: &str) -> String {
@@ -126,5 +104,5 @@ fn killed_at_any_step_of_connect() {
     // It is in the namespace of the workload, which would live as long.
     drop(server);
     host.moat("rm -f one");
-    nothing_left(&host);
+    host.nothing_left();
 }

@@ -18,6 +18,7 @@ mod lab;
 mod layers;
 mod leftovers;
 mod moat;
+mod network_host;
 mod registry;
 mod runtime;
 mod terminal;
@@ -32,11 +33,12 @@ pub use lab::{in_lab, run_in_lab, run_in_lab_with};
 pub use layers::{LayerTar, TarEntry, header, oci_layout, plain_layout};
 pub use leftovers::leftovers;
 pub use moat::Moat;
+pub use network_host::NetworkHost;
 pub use registry::{Registry, Umoci, debian, done};
 pub use runtime::{Container, Output, Runtime, program};
 pub use terminal::{ConsoleSocket, Pty, read_master};
 pub use tree::{list_overlay, list_path, list_tree, list_user_overlay};
-pub use wire::{HOST, HOST6, OUTSIDE, OUTSIDE6, Place, Running, Wire, sh};
+pub use wire::{HOST, HOST6, OUTSIDE, OUTSIDE6, Place, Running, Wire, nothing_left, sh};
 
 use std::time::Duration;
 

@@ -45,6 +45,29 @@ pub fn sh(script: &str) -> String {
     Place::host().sh(script)
 }
 
+/// The host of this thread has no namespace, device, address, place or rule of any workload; `run` is the folder of what
+/// networks keep while the host runs.
+#[track_caller]
+pub fn nothing_left(run: &std::path::Path) {
+    // The kernel removes devices in its own time.
+    while sh("ip -o link").contains("moatv") {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let files = sh(&format!(
+        "cd {}; find attachments netns networks/*/leases networks/*/endpoints -mindepth 1 ! -name .bound",
+        run.display()
+    ));
+    assert_eq!(files, "");
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    assert_eq!(mounts.lines().filter(|line| line.contains(" nsfs ")).collect::<Vec<_>>(), Vec::<&str>::new());
+    let ruleset = sh("nft list ruleset");
+    for set in ["allow4", "allow6", "ports4", "ranges4", "ports6", "ranges6"] {
+        let text = ruleset.split(&format!("{set} {{")).nth(1).unwrap_or_default();
+        let text = text.split('}').next().unwrap_or_default();
+        assert!(!text.contains("elements"), "{set}: {text}");
+    }
+}
+
 impl Wire {
     /// Makes this thread a host of its own, with an outside.
     pub fn lay() -> Self {
@@ -125,7 +148,7 @@ impl Place {
         assert!(!output.status.success(), "{script}: {output:?}");
     }
 
-    /// A server that answers each connection or packet with the address of who asked; it listens when this returns.
+    /// A server of `tcp`, `udp` or `sctp` that answers each connection or packet with the address of who asked; it listens when this returns.
     pub fn serve(&self, kind: &str, address: &str, port: u16) -> Running {
         self.start(SERVER, &[kind, address, &port.to_string()])
     }
@@ -160,7 +183,7 @@ if kind == "udp":
         data, peer = s.recvfrom(2000)
         s.sendto(peer[0].encode(), peer)
 else:
-    s = socket.socket(family, socket.SOCK_STREAM)
+    s = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_SCTP if kind == "sctp" else 0)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     s.bind((address, port))
     s.listen(64)
@@ -176,7 +199,8 @@ const CLIENT: &str = r#"
 import socket, sys
 kind, address, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 family = socket.AF_INET6 if ":" in address else socket.AF_INET
-s = socket.socket(family, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
+type, number = (socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM), (socket.IPPROTO_SCTP if kind == "sctp" else 0)
+s = socket.socket(family, type, number)
 s.settimeout(1)
 s.connect((address, port))
 if kind == "udp":

@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["hunt", release] => println!("outcome: {}", hunt(release)),
         ["push", text] => push(text),
+        ["sockets", root] => println!("outcome: {}", sockets(Path::new(root))),
         _ => return ExitCode::FAILURE,
     }
     ExitCode::SUCCESS
@@ -108,4 +110,50 @@ fn push_each(fd: i32, text: &str) -> String {
     #[expect(unsafe_code, reason = "rustix has no TIOCLINUX")]
     let _ = unsafe { libc::ioctl(fd, libc::TIOCLINUX as _, &raw const paste) };
     "pushed".to_owned()
+}
+
+/// Connects to every listening socket that the kernel names here, to those without a file by their names, and to all
+/// that lie as files anywhere below / or below `root` behind any process: "how many of how many".
+fn sockets(root: &Path) -> String {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixStream};
+    let mut paths: Vec<PathBuf> = Vec::new();
+    let (mut reached, mut tried) = (0, 0);
+    for line in std::fs::read_to_string("/proc/net/unix").unwrap_or_default().lines().skip(1) {
+        let Some(name) = line.split_whitespace().nth(7) else { continue };
+        match name.strip_prefix('@') {
+            Some(name) => {
+                tried += 1;
+                let address = SocketAddr::from_abstract_name(name);
+                reached +=
+                    usize::from(address.and_then(|address| UnixStream::connect_addr(&address)).is_ok());
+            }
+            None => paths.push(PathBuf::from(name)),
+        }
+    }
+    find_sockets(Path::new("/"), &mut paths);
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let below = process.path().join("root").join(root.strip_prefix("/").unwrap_or(root));
+        find_sockets(&below, &mut paths);
+    }
+    paths.sort();
+    paths.dedup();
+    for path in paths {
+        tried += 1;
+        reached += usize::from(UnixStream::connect(path).is_ok());
+    }
+    format!("{reached} of {tried}")
+}
+
+fn find_sockets(folder: &Path, found: &mut Vec<PathBuf>) {
+    use std::os::unix::fs::FileTypeExt;
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Ok(kind) = entry.file_type() else { continue };
+        let path = entry.path();
+        if kind.is_socket() {
+            found.push(path);
+        } else if kind.is_dir() && path != Path::new("/proc") && path != Path::new("/sys") {
+            find_sockets(&path, found);
+        }
+    }
 }

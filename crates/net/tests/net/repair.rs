@@ -17,21 +17,7 @@ fn no_devices() {
 
 #[track_caller]
 fn nothing_left(host: &Host) {
-    no_devices();
-    let run = host.folder().join("run");
-    let files = sh(&format!(
-        "cd {}; find attachments netns networks/*/leases networks/*/endpoints -mindepth 1 ! -name .bound",
-        run.display()
-    ));
-    assert_eq!(files, "");
-    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
-    assert_eq!(mounts.lines().filter(|line| line.contains(" nsfs ")).collect::<Vec<_>>(), Vec::<&str>::new());
-    let ruleset = sh("nft list ruleset");
-    for set in ["allow4", "allow6", "ports4", "ranges4", "ports6", "ranges6"] {
-        let text = ruleset.split(&format!("{set} {{")).nth(1).unwrap_or_default();
-        let text = text.split('}').next().unwrap_or_default();
-        assert!(!text.contains("elements"), "{set}: {text}");
-    }
+    crate::wire::nothing_left(&host.folder().join("run"));
 }
 
 #[test]
