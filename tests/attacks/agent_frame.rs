@@ -90,7 +90,9 @@ fn an_end_that_can_not_be(moat: &Moat) {
     let shown = moat.call(&["inspect", "numbers"]);
     harmless("numbers", &shown);
     let code = moat.inspect("numbers")["State"]["ExitCode"].as_i64().unwrap();
-    assert!((0..256).contains(&code), "{code}");
+    assert_eq!(code, 255);
+    let reason = moat.inspect("numbers")["State"]["Error"].clone();
+    assert!(reason.as_str().unwrap().contains("the guest tells of exit code -2147483648"), "{reason}");
     let waited = moat.call(&["wait", "numbers"]);
     assert_eq!(waited.success().trim(), code.to_string());
     nothing_left(moat, "numbers");

@@ -16,6 +16,29 @@ fn machines_are_on_networks() {
     visit_with_machines("machines_are_on_networks", None, network::inside);
 }
 
+/// Debian's kernel for clouds, whose drivers are modules, behind the same command line.
+#[test]
+fn a_distributions_kernel_runs_workloads() {
+    match std::env::var_os("MOAT_CLOUD_KERNEL") {
+        Some(_) => visit_with_machines("a_distributions_kernel_runs_workloads", None, distribution),
+        None => println!("skipped: there is no unpacked kernel package in MOAT_CLOUD_KERNEL"),
+    }
+}
+
+fn distribution() {
+    let moat = Moat::new();
+    let package = std::env::var("MOAT_CLOUD_KERNEL").unwrap();
+    moat.call(&["kernel", "import", "--name", "cloud", &package]).success();
+    moat.call(&["kernel", "use", "cloud"]).success();
+    let script = "uname -r; ip -4 addr show eth0; ls /sys/class/net; echo kept > /file; cat /file";
+    let args = ["run", "--name", "box", "--isolation", "microvm", "busybox", "sh", "-c", script];
+    let done = moat.call(&args);
+    let text = done.success();
+    assert!(text.contains("-cloud-amd64") && text.contains("inet ") && text.ends_with("kept\n"), "{text}");
+    assert!(text.contains("eth0\nlo\n"), "{text}");
+    moat.call(&["rm", "box"]).success();
+}
+
 /// A host without hardware virtualization is told, and gets no container in place of a machine.
 #[test]
 fn a_host_without_virtualization_is_told() {

@@ -187,7 +187,10 @@ impl Ending {
             }
             match agent::decode(&self.bytes).map_err(|error| not_understood(&error))? {
                 None => {}
-                Some((Answer::Exited(exit), _)) => return Ok(Some(exit)),
+                Some((Answer::Exited(exit), _)) if (0..=255).contains(&exit.code) => return Ok(Some(exit)),
+                Some((Answer::Exited(exit), _)) => {
+                    return Err(Error::new(format!("the guest tells of exit code {}", exit.code)));
+                }
                 Some((answer, _)) => return Err(unexpected(&accepted(answer)?)),
             }
         }
