@@ -1,6 +1,6 @@
 //! Machines and containers on the same networks.
 
-use moat_tests::{HOST, Moat, OUTSIDE, Place, Wire};
+use moat_tests::{HOST, Moat, OUTSIDE, Place, Wire, wait_until};
 
 use super::run;
 
@@ -24,7 +24,8 @@ pub(crate) fn inside() {
     figures(&moat);
     coming_and_going(&moat);
     refusals(&moat);
-    moat.call(&["rm", "-f", "one", "two", "box"]).success();
+    abandoned(&moat);
+    moat.call(&["rm", "-f", "one", "box"]).success();
     assert_eq!(ask(&Place::host(), "127.0.0.1", 8080), None, "the port went with its workload");
     moat.call(&["network", "rm", "blue"]).success();
 }
@@ -121,6 +122,26 @@ fn coming_and_going(moat: &Moat) {
     let seen = exec(moat, "two", "ip addr; ip route");
     assert!(seen.contains(&on(moat, "two", "bridge", "IPAddress")) && seen.contains("eth1"), "{seen}");
     assert_eq!(seen.matches("default via").count(), 1, "{seen}");
+}
+
+/// A machine whose monitor was killed goes on, and can be ended with all that it had.
+fn abandoned(moat: &Moat) {
+    let machine = moat.inspect("two")["State"]["Pid"].as_i64().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{machine}/status")).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+    let parent = rustix::process::Pid::from_raw(parent.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(parent, rustix::process::Signal::KILL).unwrap();
+    wait_until(|| !std::path::Path::new(&format!("/proc/{}", parent.as_raw_nonzero())).exists());
+    assert_eq!(moat.status("two"), "running");
+    assert_eq!(exec(moat, "two", "echo up"), "up");
+    let taps = || Place::host().sh("ip -d link").matches("tun type tap").count();
+    // Its program is told, as if the monitor were there, and is killed when it does not mind.
+    let before = taps();
+    moat.call(&["stop", "-t", "1", "two"]).success();
+    assert_eq!(moat.status("two"), "exited");
+    moat.call(&["rm", "two"]).success();
+    assert!(taps() < before, "{before} taps");
+    assert!(!std::path::Path::new(&format!("/proc/{machine}")).exists());
 }
 
 fn refusals(moat: &Moat) {

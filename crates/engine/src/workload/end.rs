@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use moat_linux::process as sys;
+use moat_model::agent::Request as Ask;
 use moat_sandbox::{change, container};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -81,7 +82,12 @@ impl Workload {
         if !state.is_running() {
             return Err(self.no_monitor("kill"));
         }
-        container::kill(&self.engine().sandbox(), &sandbox_id(self)?, number, false)?;
+        if self.is_microvm() && number != Signal::KILL.as_raw() {
+            let (agent, guest) = self.guest()?;
+            agent.tell(&Ask::Signal { process: guest.process, signal: number, all: false })?;
+        } else {
+            container::kill(&self.engine().sandbox(), &sandbox_id(self)?, number, false)?;
+        }
         self.tell(Action::Kill, &[("signal", number.to_string())])
     }
 
@@ -142,9 +148,23 @@ impl Workload {
         if !state.process.is_alive() {
             return Ok(());
         }
+        if self.is_microvm() {
+            // A guest that does not hear it loses its machine without a wait.
+            return self.ask_abandoned_guest(signal, timeout_ms).or(Ok(()));
+        }
         let _ = change::resume(&self.engine().sandbox(), &sandbox_id(self)?);
         sys::signal(pidfd.as_fd(), signal)?;
         wait_for(&pidfd, timeout_ms.map(Duration::from_millis)).map(drop)
+    }
+
+    fn ask_abandoned_guest(&self, signal: i32, timeout_ms: Option<u64>) -> Result<()> {
+        let (agent, guest) = self.guest()?;
+        let ending = agent.ending(guest.process)?;
+        agent.tell(&Ask::Signal { process: guest.process, signal, all: false })?;
+        if crate::guest::is_frozen(&self.folder().run) {
+            crate::guest::freeze(&self.folder().run, false)?;
+        }
+        wait_for(&ending, timeout_ms.map(Duration::from_millis)).map(drop)
     }
 
     /// As [`Workload::end_abandoned`], for one that may have ended in order.
@@ -184,8 +204,8 @@ pub(super) const UNSEEN: i32 = 255;
 /// What is told about it.
 pub(super) const UNSEEN_WHY: &str = "its monitor was killed, so nobody saw how it ended";
 
-/// Waits until a process has ended; false when the time is over before.
-fn wait_for(pidfd: &std::os::fd::OwnedFd, limit: Option<Duration>) -> Result<bool> {
+/// Waits until a process has ended, of which `pidfd` tells; false when the time is over before.
+fn wait_for(pidfd: &impl AsFd, limit: Option<Duration>) -> Result<bool> {
     let until = limit.map(|limit| Instant::now() + limit);
     loop {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
