@@ -4,6 +4,7 @@
 //! DATA/kernels/NAME/kernel.json          version and where it came from; it exists when all else does
 //! DATA/kernels/NAME/image                vmlinux or bzImage
 //! DATA/kernels/NAME/modules.cpio         the modules that a guest needs, where they are not built in
+//! DATA/kernels/NAME/agent.json           the digest of the agent that was used last
 //! DATA/kernels/NAME/initramfs-DIGEST     the agent of that digest, and the modules
 //! DATA/kernels/default -> NAME           what `kernel use` has chosen
 //! DATA/kernels/PID-N.work                  a kernel that is coming
@@ -13,6 +14,7 @@
 //! guest's kernel stays what it is while the host is updated.
 
 mod source;
+mod stamp;
 
 use std::fs::File;
 use std::io::{ErrorKind as Io, Write};
@@ -242,11 +244,10 @@ impl Kernels {
 
     /// As [`boot_files`](Self::boot_files), with another first process: a static program.
     pub fn boot_files_with(&self, kernel: &Kernel, init: &Path) -> Result<BootFiles> {
-        let agent = std::fs::read(init).context(|| init.display().to_string())?;
-        let digest = moat_image::Digest::of(&agent);
+        let digest = stamp::digest(init, &kernel.folder)?;
         let path = kernel.folder.join(format!("initramfs-{}", digest.short()));
         let initramfs = match File::open(&path) {
-            Err(error) if error.kind() == Io::NotFound => make_initramfs(kernel, &agent, &path),
+            Err(error) if error.kind() == Io::NotFound => make_initramfs(kernel, init, &path),
             other => other.context(|| path.display().to_string()),
         };
         let image = File::open(&kernel.image).context(|| kernel.image.display().to_string())?;
@@ -299,7 +300,8 @@ fn work_name() -> String {
 }
 
 /// Puts agent and modules together. Those of other agents go: whoever boots from one has it open.
-fn make_initramfs(kernel: &Kernel, agent: &[u8], path: &Path) -> Result<File> {
+fn make_initramfs(kernel: &Kernel, init: &Path, path: &Path) -> Result<File> {
+    let agent = std::fs::read(init).context(|| init.display().to_string())?;
     let what = || format!("initial file system {}", path.display());
     for name in file::names_in(&kernel.folder)? {
         if name.starts_with("initramfs-") && !name.ends_with(WORK) {
@@ -313,7 +315,7 @@ fn make_initramfs(kernel: &Kernel, agent: &[u8], path: &Path) -> Result<File> {
         Vec::new()
     };
     let work = kernel.folder.join(format!("initramfs-{}", work_name()));
-    write(&work, &[&moat_initramfs::base(agent).finish(), &modules])?;
+    write(&work, &[&moat_initramfs::base(&agent).finish(), &modules])?;
     let made = File::open(&work).context(what)?;
     std::fs::rename(&work, path).context(what)?;
     Ok(made)
