@@ -216,7 +216,9 @@ fn nobody_speaks_as_another() {
     assert!(host.findings(true)[0].contains("mended"));
     assert!(sh("nft list table inet theirs").contains("kept"));
     // What was believed meanwhile is forgotten.
-    [&other, &good].map(|place| place.sh("ip neigh flush dev eth0"));
+    for place in [&other, &good] {
+        place.sh("ip neigh flush dev eth0");
+    }
     sh("ip -br link show type bridge | while read bridge _; do ip neigh flush dev $bridge; done");
     nothing_but_the_truth("3");
     // A published port tells who really asks.
