@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use moat_tests::{Home, LayerTar, Moat, TarEntry, plain_layout, wait_until};
+use moat_tests::{HOST, Home, LayerTar, Moat, OUTSIDE, Place, TarEntry, Wire, plain_layout, sh, wait_until};
 
 const USER: u32 = 48_217;
 const NEIGHBOUR: u32 = 48_218;
@@ -179,17 +179,92 @@ fn limits_need_a_control_group() {
     nothing_is_left(&home);
 }
 
-/// A bridge is the host's: without root there is none, and what there is instead is told.
+/// A bridge is the host's: what an ordinary user has is a way to the outside and published ports, by pasta.
 #[test]
-fn the_default_network_needs_root() {
-    let home = new_house();
-    let refused = home.shell("$M run --rm box true");
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(125), "{said}");
-    assert!(
-        said.contains("hint: networks of the host are made by root; run it with `--network none`"),
-        "{said}"
+fn the_default_network_leads_outside() {
+    let wire = Wire::lay();
+    let home = new_house().with_tun();
+    sh("ip addr add 198.51.100.9/32 dev lo");
+    let _loopback = Place::host().serve("tcp", "198.51.100.9", 80);
+    let _private = Place::host().serve("tcp", "127.0.0.1", 81);
+    let _outside = wire.outside().serve("tcp", "0.0.0.0", 80);
+    let place = |name: &str| {
+        let format = format!("$M inspect --format '{{{{.State.Pid}}}}' {name}");
+        Place::of_process(home.succeeds(&format).trim().parse().unwrap())
+    };
+    home.succeeds("$M run --detach --name one box sleep 100000");
+    let one = place("one");
+    assert_eq!(one.ask("tcp", "198.51.100.9", 80).as_deref(), Some("198.51.100.9"));
+    assert_eq!(one.ask("tcp", OUTSIDE, 80).as_deref(), Some(HOST));
+    // What listens on the host's loopback alone is not for workloads.
+    for address in ["127.0.0.1", "10.0.2.2", HOST] {
+        assert_eq!(one.ask("tcp", address, 81), None, "{address}");
+    }
+    home.succeeds("$M rm --force one");
+    home.succeeds(
+        "$M run --detach --name web -p 8080:80 -p 5353:5354/udp -p 127.0.0.1:9000-9001:90-91 box sleep 100000",
     );
+    let web = place("web");
+    let _servers =
+        [("tcp", 80), ("udp", 5354), ("tcp", 91)].map(|(kind, port)| web.serve(kind, "0.0.0.0", port));
+    assert_eq!(wire.outside().ask("tcp", HOST, 8080).as_deref(), Some(OUTSIDE));
+    assert_eq!(wire.outside().ask("udp", HOST, 5353).as_deref(), Some(OUTSIDE));
+    assert!(Place::host().ask("tcp", "127.0.0.1", 8080).is_some());
+    assert!(Place::host().ask("tcp", "127.0.0.1", 9001).is_some());
+    assert_eq!(wire.outside().ask("tcp", HOST, 9001), None);
+    assert_eq!(
+        home.succeeds("$M port web"),
+        "80/tcp -> 0.0.0.0:8080\n90/tcp -> 127.0.0.1:9000\n91/tcp -> 127.0.0.1:9001\n5354/udp -> 0.0.0.0:5353\n"
+    );
+    let taken = home.shell("$M run --rm -p 8080:80 box true");
+    assert!(String::from_utf8_lossy(&taken.stderr).contains("port 0.0.0.0:8080/tcp of the host is in use"));
+    // Another shares it.
+    let namespace = |name: &str| home.succeeds(&format!("$M exec {name} readlink /proc/self/ns/net"));
+    home.succeeds("$M run --detach --name two --network container:web box sleep 100000");
+    assert_eq!(namespace("two"), namespace("web"));
+    home.succeeds("$M rm --force two");
+    // It lives as long as the monitor.
+    let pasta = sh("ss -lntpH 'sport = :8080' | sed 's/.*pid=//; s/,.*//'");
+    sh(&format!("kill -9 {}", monitor(&home)));
+    wait_until(|| !PathBuf::from(format!("/proc/{pasta}")).exists());
+    home.succeeds("$M rm --force web");
+    // A stop ends it, too, and the ports are free again.
+    home.succeeds("$M run --detach --name web -p 8080:80 box sleep 100000; $M rm --force web");
+    assert_eq!(sh("ss -lntH 'sport = :8080'"), "");
+    nothing_is_left(&home);
+}
+
+#[test]
+fn networks_that_an_ordinary_user_has_not() {
+    let _wire = Wire::lay();
+    let home = new_house().with_tun();
+    for (line, said) in [
+        ("network create blue", "an ordinary user can make no networks"),
+        ("run --rm --network blue box true", "network blue: an ordinary user has but the default network"),
+        (
+            "run --rm --ip 10.0.0.7 box true",
+            "an ordinary user can not choose addresses or names on a network",
+        ),
+        ("run --rm -p 80:80/sctp box true", "an ordinary user can publish no port of SCTP"),
+        ("run --rm -p 80:80 box true", "EACCES"),
+    ] {
+        let refused = home.shell(&format!("$M {line}"));
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && text.contains(said), "{line}: {text}");
+    }
+    // No program, or no way to make a tap.
+    sh("mount --bind /dev/null $(readlink -f /usr/bin/pasta)");
+    let missing = home.shell("$M run --rm box true");
+    let text = String::from_utf8_lossy(&missing.stderr).into_owned();
+    assert!(text.contains("there is no program pasta") && text.contains("hint: install it"), "{text}");
+    sh("umount $(readlink -f /usr/bin/pasta)");
+    std::fs::remove_file(home.path("tun")).unwrap();
+    let node = sh("stat -c %a /dev/net/tun");
+    if node == "600" {
+        let closed = home.shell("$M run --rm box true");
+        let text = String::from_utf8_lossy(&closed.stderr).into_owned();
+        assert!(text.contains("pasta ended at once") && text.contains("hint: /dev/net/tun"), "{text}");
+    }
     nothing_is_left(&home);
 }
 

@@ -53,6 +53,16 @@ impl Home {
         home
     }
 
+    /// Lets the user make taps, as udev does on most hosts.
+    #[must_use]
+    pub fn with_tun(self) -> Self {
+        let tun = self.path("tun");
+        let made =
+            Command::new("mknod").args(["-m", "0666"]).arg(&tun).args(["c", "10", "200"]).status().unwrap();
+        assert!(made.success());
+        self
+    }
+
     /// Defines a variable for all scripts; they are run in the home, so that `$PWD` is it.
     #[must_use]
     pub fn define(mut self, name: &str, value: &str) -> Self {
@@ -72,6 +82,7 @@ impl Home {
             "for file in passwd group subuid subgid; do \
                [ -e /etc/$file ] || continue; mount --bind {home}/$file /etc/$file; \
              done; \
+             [ ! -e {home}/tun ] || mount --bind {home}/tun /dev/net/tun; \
              exec setpriv --reuid {user} --regid {user} --clear-groups sh -ec \"$1\""
         );
         let script = format!("cd {home}; {}{script}", self.prelude);

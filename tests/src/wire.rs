@@ -190,6 +190,7 @@ else:
     print("listening", flush=True)
     while True:
         c, peer = s.accept()
+        c.recv(1)
         c.sendall(peer[0].encode())
         c.close()
 "#;
@@ -203,7 +204,6 @@ type, number = (socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM), (so
 s = socket.socket(family, type, number)
 s.settimeout(1)
 s.connect((address, port))
-if kind == "udp":
-    s.send(b"?")
+s.send(b"?")
 print(s.recv(2000).decode())
 "#;

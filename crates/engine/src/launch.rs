@@ -92,8 +92,8 @@ impl Launch {
     /// Makes its place on the network, as its record says now: it may have joined networks since the monitor began.
     pub(crate) fn prepare_network(&self, host: &HostMounts) -> Result<Network> {
         match self.folder.record()? {
-            Some(record) => Network::prepare(&self.engine, &record, &self.image, host),
-            None => Network::prepare(&self.engine, &self.record, &self.image, host),
+            Some(record) => Network::prepare(&self.engine, &self.folder, (&record, &self.image), host),
+            None => Network::prepare(&self.engine, &self.folder, (&self.record, &self.image), host),
         }
     }
 

@@ -16,7 +16,7 @@ use moat_linux::process::{self as sys, namespace};
 use moat_linux::tap;
 use moat_model::network::{EndpointState, NetAttachment};
 use moat_model::workload::{Isolation, NetworkMode, Protocol, WorkloadSpec, parse_exposed};
-use moat_net::{Attach, Networks, Wall};
+use moat_net::{Attach, Networks, Pasta, Wall, pasta};
 use rustix::fs::OFlags;
 
 use crate::workload::Folder;
@@ -83,6 +83,8 @@ pub(crate) struct Network {
     pub(crate) attachment: Option<NetAttachment>,
     /// What leads into its machine, in the order of its networks, where it has one.
     pub(crate) taps: Vec<Tap>,
+    /// What an ordinary user has in place of a bridge.
+    pasta: Option<Pasta>,
     /// Whose files of names it has: those of the workload whose network it shares.
     pub(crate) names_of: Option<Folder>,
     /// The namespace, and sockets that keep other programs of the host from its published ports.
@@ -95,20 +97,23 @@ impl Network {
     /// Errors: a network that does not exist, or that can not be had. Nothing is left then.
     pub(crate) fn prepare(
         engine: &Engine,
-        record: &WorkloadRecord,
-        image: &RunConfig,
+        folder: &Folder,
+        (record, image): (&WorkloadRecord, &RunConfig),
         host: &HostMounts,
     ) -> Result<Self> {
         match &record.spec.network.mode {
             NetworkMode::None | NetworkMode::Host => Ok(Self::default()),
             NetworkMode::Path(path) => Ok(Self { namespace: Some(PathBuf::from(path)), ..Self::default() }),
             NetworkMode::Container(other) => Self::shared(engine, other),
+            NetworkMode::Bridge if crate::rootless::is_inside() => {
+                Self::by_pasta(engine, folder, (record, image))
+            }
             NetworkMode::Bridge => {
                 let networks = engine.networks();
                 host.within(|| {
                     // Of a start that was killed.
                     networks.release(&record.id)?;
-                    let attached = attach(&networks, record, image)?;
+                    let attached = wish(record, image, |wish| Ok(networks.prepare(wish)?))?;
                     let taps = match record.spec.isolation {
                         Isolation::Container => Ok(Vec::new()),
                         Isolation::Microvm => taps(&networks, &attached.attachment),
@@ -126,12 +131,32 @@ impl Network {
                         namespace: opened.as_ref().map(|fd| PathBuf::from(name(fd))),
                         attachment: Some(attached.attachment),
                         taps,
+                        pasta: None,
                         names_of: None,
                         held: opened.into_iter().chain(attached.reserved).collect(),
                     })
                 })
             }
         }
+    }
+
+    /// The network of an ordinary user's workload: bridges are the host's.
+    fn by_pasta(
+        engine: &Engine,
+        folder: &Folder,
+        (record, image): (&WorkloadRecord, &RunConfig),
+    ) -> Result<Self> {
+        let networks = engine.networks();
+        // Of a start that was killed.
+        networks.release(&record.id)?;
+        let (attachment, pasta) =
+            wish(record, image, |wish| Ok(networks.prepare_by_pasta(wish, &folder.run)?))?;
+        Ok(Self {
+            namespace: Some(pasta.namespace.clone()),
+            attachment: Some(attachment),
+            pasta: Some(pasta),
+            ..Self::default()
+        })
     }
 
     /// The network of another workload that runs, which may itself share that of a third.
@@ -179,6 +204,10 @@ impl Network {
     pub(crate) fn release(self, engine: &Engine, host: &HostMounts) -> Result<()> {
         drop((self.held, self.taps));
         match self.attachment {
+            Some(attachment) if self.pasta.is_some() => {
+                drop(self.pasta);
+                Ok(engine.networks().release(&attachment.workload)?)
+            }
             Some(attachment) => host.within(|| Ok(engine.networks().release(&attachment.workload)?)),
             None => Ok(()),
         }
@@ -196,7 +225,12 @@ fn taps(networks: &Networks, attachment: &NetAttachment) -> Result<Vec<Tap>> {
     Ok(taps)
 }
 
-fn attach(networks: &Networks, record: &WorkloadRecord, image: &RunConfig) -> Result<moat_net::Attached> {
+/// Does something with what a workload wishes for.
+fn wish<T>(
+    record: &WorkloadRecord,
+    image: &RunConfig,
+    work: impl FnOnce(&Attach<'_>) -> Result<T>,
+) -> Result<T> {
     let networking = &record.spec.network;
     let exposed: Vec<(u16, Protocol)> = match networking.publish_all {
         true => exposed(&record.spec, image)?,
@@ -207,8 +241,7 @@ fn attach(networks: &Networks, record: &WorkloadRecord, image: &RunConfig) -> Re
         Isolation::Container => Wall::Container,
         Isolation::Microvm => Wall::Microvm,
     };
-    let wish = Attach { workload: &record.id, names: &names, networking, exposed: &exposed, wall };
-    Ok(networks.prepare(&wish)?)
+    work(&Attach { workload: &record.id, names: &names, networking, exposed: &exposed, wall })
 }
 
 /// By what others find it: its name, the beginning of its id, and the host name that it was given.
@@ -237,7 +270,7 @@ fn exposed(spec: &WorkloadSpec, image: &RunConfig) -> Result<Vec<(u16, Protocol)
 pub(crate) fn check(spec: &WorkloadSpec) -> Result<()> {
     let network = &spec.network;
     if network.mode == NetworkMode::Bridge {
-        return Ok(());
+        return if crate::rootless::is_inside() { Ok(pasta::check(network)?) } else { Ok(()) };
     }
     let mode = network.mode.name();
     if !network.ports.is_empty() || network.publish_all {

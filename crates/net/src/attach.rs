@@ -231,7 +231,7 @@ impl Networks {
         }
     }
 
-    fn save(&self, attachment: &NetAttachment) -> Result<()> {
+    pub(crate) fn save(&self, attachment: &NetAttachment) -> Result<()> {
         store::write(&self.store.attachment_file(&attachment.workload), attachment, false)
     }
 
@@ -521,7 +521,7 @@ fn short(id: &str) -> &str {
 }
 
 /// Makes a workload's folder, which is what claims its attachment, and locks it.
-fn claim(store: &Store, workload: &str) -> Result<Lock> {
+pub(crate) fn claim(store: &Store, workload: &str) -> Result<Lock> {
     use std::os::unix::fs::DirBuilderExt;
     store::make_folder(&store.attachments())?;
     let folder = store.attachment(workload);
@@ -546,7 +546,7 @@ fn device() -> Result<String> {
 }
 
 /// The wishes for ports, with those of `publish_all`.
-fn ports(wish: &Attach<'_>) -> Vec<PortSpec> {
+pub(crate) fn ports(wish: &Attach<'_>) -> Vec<PortSpec> {
     let mut specs = wish.networking.ports.clone();
     if wish.networking.publish_all {
         for &(port, protocol) in wish.exposed {

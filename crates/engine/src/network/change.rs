@@ -17,6 +17,7 @@ impl Engine {
     ///
     /// Errors: its name or its range is taken; what is asked for is not supported.
     pub fn create_network(&self, spec: &NetworkSpec) -> Result<NetworkState> {
+        refuse_ordinary_user("an ordinary user can make no networks")?;
         let network = self.networks().create(spec)?;
         self.tell_network(&network, Action::Create, &[])?;
         Ok(network)
@@ -66,6 +67,7 @@ impl Workload {
     ///
     /// Errors: it has no network of its own to add one to; it is on that network; an address is taken.
     pub fn connect(&self, spec: &EndpointSpec) -> Result<()> {
+        refuse_ordinary_user("a workload of an ordinary user can join no network")?;
         let _lock = self.folder().lock()?;
         let mut record = self.fresh_record()?;
         let network = self.engine().networks().find_or_default(&spec.network)?;
@@ -98,6 +100,7 @@ impl Workload {
     ///
     /// Errors: it is not on that network.
     pub fn disconnect(&self, network: &str) -> Result<()> {
+        refuse_ordinary_user("a workload of an ordinary user can leave no network")?;
         let _lock = self.folder().lock()?;
         let mut record = self.fresh_record()?;
         let network = self.engine().networks().find_or_default(network)?;
@@ -159,6 +162,15 @@ impl Workload {
     pub(crate) fn release_network(&self) -> Result<()> {
         Ok(self.engine().networks().release(self.id().as_str())?)
     }
+}
+
+/// Bridges are the host's.
+fn refuse_ordinary_user(sentence: &str) -> Result<()> {
+    if crate::rootless::is_inside() {
+        return Err(Error::invalid(sentence)
+            .hint("its networks are `bridge`, which leads outside, `host`, `none` and `container:NAME`"));
+    }
+    Ok(())
 }
 
 /// The places that a workload wishes for, the default one by its name; `None` where it has no network of its own.
