@@ -217,6 +217,12 @@ impl Check<'_> {
         endpoint: &EndpointState,
     ) -> Result<()> {
         let Some(Link { index: bridge, .. }) = self.route.link(&network.device)? else { return Ok(()) };
+        // Who is at work with it makes it whole, or takes it away.
+        let store = &self.networks.store;
+        let Some(_lock) = store.try_lock_attachment(&endpoint.workload)? else { return Ok(()) };
+        if store.load_attachment(&endpoint.workload)?.as_ref() != Some(attachment) {
+            return Ok(());
+        }
         let object = || format!("workload {} on network {}", endpoint.workload, network.name);
         match self.route.link(&endpoint.device)? {
             Some(link) if link.master == bridge && link.up => Ok(()),
@@ -262,7 +268,7 @@ impl Check<'_> {
                 "it does not hold what is saved"
             }
         };
-        self.found("packet filter".to_owned(), problem, |_| firewall.rebuild(&expected))
+        self.found("packet filter".to_owned(), problem, |_| firewall::rebuild(store, &mut firewall))
     }
 
     fn resolvers(&mut self) -> Result<()> {

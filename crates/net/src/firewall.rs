@@ -173,12 +173,17 @@ pub(crate) fn add(store: &Store, elements: &[Element]) -> Result<()> {
 /// Changes elements; those to remove must be there unless all is lost.
 pub(crate) fn change(store: &Store, add: &[Element], remove: &[Element]) -> Result<()> {
     let mut firewall = Firewall::open()?;
-    match firewall.change(add, remove) {
-        Ok(()) => Ok(()),
-        Err(Change::Failed(error)) => Err(error),
-        Err(Change::Missing) => repair(store, &mut firewall, add, remove),
-        Err(Change::Taken(what)) => add_rest(&mut firewall, &what, add, remove),
+    {
+        let _nobody_rebuilds = store.lock_filter(false)?;
+        match firewall.change(add, remove) {
+            Ok(()) => return Ok(()),
+            Err(Change::Failed(error)) => return Err(error),
+            Err(Change::Missing) => {}
+            Err(Change::Taken(what)) => return add_rest(&mut firewall, &what, add, remove),
+        }
     }
+    let _alone = store.lock_filter(true)?;
+    repair(store, &mut firewall, add, remove)
 }
 
 /// Something is there already. That may be our own: somebody else who found the filter lost has put up all that is
@@ -223,6 +228,7 @@ pub(crate) fn forget(store: &Store, elements: &[Element]) -> Result<()> {
         return Ok(());
     }
     let mut firewall = Firewall::open()?;
+    let nobody_rebuilds = store.lock_filter(false)?;
     match firewall.change(&[], elements) {
         Ok(()) => return Ok(()),
         Err(Change::Failed(error)) => return Err(error),
@@ -235,6 +241,15 @@ pub(crate) fn forget(store: &Store, elements: &[Element]) -> Result<()> {
     match firewall.change(&[], &left) {
         Ok(()) => Ok(()),
         Err(Change::Failed(error)) => Err(error),
-        Err(Change::Missing | Change::Taken(_)) => firewall.rebuild(&expected(store)?),
+        Err(Change::Missing | Change::Taken(_)) => {
+            drop(nobody_rebuilds);
+            rebuild(store, &mut firewall)
+        }
     }
+}
+
+/// Puts the filter up anew from what is saved.
+pub(crate) fn rebuild(store: &Store, firewall: &mut Firewall) -> Result<()> {
+    let _alone = store.lock_filter(true)?;
+    firewall.rebuild(&expected(store)?)
 }

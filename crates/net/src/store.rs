@@ -122,16 +122,22 @@ impl Store {
         lock(&folder, exclusive)
     }
 
+    /// Locks the packet filter: shared by whoever changes elements, and alone by whoever puts it up anew from what is
+    /// saved, since that takes away what is not saved yet. What is to be changed is saved before.
+    pub(crate) fn lock_filter(&self, exclusive: bool) -> Result<Lock> {
+        let folder = self.attachments();
+        make_folder(&folder)?;
+        lock(&folder, exclusive)
+    }
+
     /// Locks a network against everybody, where nobody has it locked.
     pub(crate) fn try_lock_network(&self, id: &str) -> Result<Option<Lock>> {
-        let folder = self.network_run(id);
-        let what = || format!("lock {}", folder.display());
-        let file = File::open(&folder).context(what)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Lock { _file: file })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => Err(std::io::Error::from(errno)).context(what),
-        }
+        try_lock(&self.network_run(id))
+    }
+
+    /// Locks the attachment of a workload; `None` where somebody is at work with it, or it is gone.
+    pub(crate) fn try_lock_attachment(&self, workload: &str) -> Result<Option<Lock>> {
+        try_lock(&self.attachment(workload))
     }
 }
 
@@ -142,6 +148,20 @@ pub(crate) fn lock(folder: &Path, exclusive: bool) -> Result<Lock> {
     let operation = if exclusive { FlockOperation::LockExclusive } else { FlockOperation::LockShared };
     rustix::fs::flock(&file, operation).map_err(std::io::Error::from).context(what)?;
     Ok(Lock { _file: file })
+}
+
+/// Locks a folder against everybody; `None` where somebody has it locked, or it is gone.
+fn try_lock(folder: &Path) -> Result<Option<Lock>> {
+    let what = || format!("lock {}", folder.display());
+    let file = match File::open(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        other => other.context(what)?,
+    };
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(Lock { _file: file })),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(errno) => Err(std::io::Error::from(errno)).context(what),
+    }
 }
 
 /// Makes a folder and those above it, for their owner alone.

@@ -230,3 +230,39 @@ fn networks_come_and_go() {
         assert_eq!(host.networks.create(&spec).unwrap_err().to_string(), said);
     }
 }
+
+/// A check that puts the filter up anew does not take away what a workload that starts meanwhile has just put in.
+#[test]
+fn a_repair_beside_workloads_that_start() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let host = Host::new();
+    let all = host.start("stays", &[], &[publish(7000, 70, Protocol::Tcp)]);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let repairs = scope.spawn(|| {
+            let mut count = 0;
+            while !over.load(Ordering::Relaxed) {
+                // Somebody takes a rule away: all is put up again.
+                sh("nft flush chain bridge moat prerouting");
+                host.networks.check(&|_: &str| None, true).unwrap();
+                count += 1;
+            }
+            count
+        });
+        let works = || {
+            for _ in 0..40 {
+                let one = host.start("one", &[], &[publish(8080, 81, Protocol::Tcp)]);
+                let map = sh("nft list map inet moat ports4");
+                assert!(map.contains(&format!(". 8080 : {} . 81", ip(&one, 0))), "{map}");
+                assert!(map.contains(&format!(". 7000 : {} . 70", ip(&all, 0))), "{map}");
+                host.networks.release("one").unwrap();
+            }
+        };
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(works));
+        over.store(true, Ordering::Relaxed);
+        assert!(repairs.join().unwrap() > 5);
+        done.unwrap();
+    });
+    host.networks.release("stays").unwrap();
+    nothing_left(&host);
+}
