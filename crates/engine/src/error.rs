@@ -47,6 +47,16 @@ impl Error {
         Self::new(sentence).with_kind(ErrorKind::Invalid)
     }
 
+    /// With no sentence longer than `limit` bytes, and at most as many of them.
+    pub(crate) fn within(&self, limit: usize) -> Self {
+        let short = |text: &String| crate::frame::cut(text, limit).to_owned();
+        Self {
+            chain: self.chain.iter().take(limit).map(short).collect(),
+            hint: self.hint.as_ref().map(short),
+            kind: self.kind,
+        }
+    }
+
     /// The sentences, from the outermost to the cause.
     pub fn chain(&self) -> &[String] {
         &self.chain

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::ExitStatus;
 
 /// The most bytes of a stream in one packet.
-pub(crate) const MAX_DATA: usize = 32 << 10;
+pub const MAX_DATA: usize = 32 << 10;
 
 /// The most bytes of any packet.
-pub(crate) const MAX_PACKET: usize = MAX_DATA + 1;
+pub const MAX_PACKET: usize = MAX_DATA + 1;
 
 const REQUEST: u8 = b'?';
 const STDIN: u8 = b'i';
@@ -44,7 +44,7 @@ impl Stream {
     }
 
     /// 0 or 1.
-    pub(crate) fn index(self) -> usize {
+    pub fn index(self) -> usize {
         usize::from(self == Self::Stderr)
     }
 }
@@ -52,7 +52,7 @@ impl Stream {
 /// What a client wants, said once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Request {
+pub enum Request {
     /// The streams from now on, and the end.
     Attach {
         /// Its packets of input are taken.
@@ -91,16 +91,18 @@ pub(crate) enum Request {
 
 /// Its program runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct StartedPacket {
-    pub(crate) pid: i32,
-    pub(crate) warnings: Vec<String>,
+pub struct StartedPacket {
+    /// Its process, as the monitor sees it.
+    pub pid: i32,
+    /// What was done otherwise than asked, a sentence each.
+    pub warnings: Vec<String>,
     /// The waterfall of `--explain`.
-    pub(crate) waterfall: Option<String>,
+    pub waterfall: Option<String>,
 }
 
 /// A packet.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Packet<'a> {
+pub enum Packet<'a> {
     /// Client to monitor, first.
     Request(Request),
     /// Client to monitor: input.
@@ -123,9 +125,9 @@ pub(crate) enum Packet<'a> {
 
 impl Packet<'_> {
     /// The bytes that are sent.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Request(request) => json(REQUEST, request),
+            Self::Request(request) => fitting(REQUEST, |_| request.clone()),
             Self::Stdin(data) => tagged(STDIN, data),
             Self::StdinEnd => vec![STDIN_END],
             Self::Resize(rows, columns) => {
@@ -133,17 +135,20 @@ impl Packet<'_> {
             }
             Self::Output(Stream::Stdout, data) => tagged(STDOUT, data),
             Self::Output(Stream::Stderr, data) => tagged(STDERR, data),
-            Self::Started(started) => json(STARTED, started),
-            Self::Failed(error) => json(FAILED, error),
+            Self::Started(started) => fitting(STARTED, |limit| started.within(limit)),
+            Self::Failed(error) => fitting(FAILED, |limit| error.within(limit)),
             Self::Done => vec![DONE],
-            Self::Exit(status) => json(EXIT, status),
+            Self::Exit(status) => fitting(EXIT, |limit| ExitStatus {
+                error: status.error.as_deref().map(|error| cut(error, limit).to_owned()),
+                ..*status
+            }),
         }
     }
 }
 
 impl<'a> Packet<'a> {
     /// Reads a packet; `None` for one that is none.
-    pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
+    pub fn decode(bytes: &'a [u8]) -> Option<Self> {
         let (tag, rest) = bytes.split_first()?;
         match *tag {
             REQUEST => serde_json::from_slice(rest).ok().map(Self::Request),
@@ -167,7 +172,7 @@ impl<'a> Packet<'a> {
 }
 
 /// The tag of packets of a stream's bytes, which are sent from the buffer that they were read into.
-pub(crate) fn output_tag(stream: Stream) -> u8 {
+pub fn output_tag(stream: Stream) -> u8 {
     match stream {
         Stream::Stdout => STDOUT,
         Stream::Stderr => STDERR,
@@ -181,13 +186,42 @@ fn tagged(tag: u8, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A packet of JSON; one that is too long for a packet loses its text, not its kind.
-fn json<T: Serialize>(tag: u8, value: &T) -> Vec<u8> {
-    let mut bytes = vec![tag];
-    if serde_json::to_writer(&mut bytes, value).is_err() {
-        bytes.truncate(1);
+impl StartedPacket {
+    /// With no text longer than `limit` bytes.
+    fn within(&self, limit: usize) -> Self {
+        Self {
+            pid: self.pid,
+            warnings: self
+                .warnings
+                .iter()
+                .take(limit)
+                .map(|warning| cut(warning, limit).to_owned())
+                .collect(),
+            waterfall: self.waterfall.as_deref().map(|waterfall| cut(waterfall, limit).to_owned()),
+        }
     }
-    bytes
+}
+
+/// A packet of JSON. `value` gives it with no text longer than a number of bytes: when the whole is too long for a
+/// packet, texts are cut and the kind of the packet is kept, so that whoever waits for it hears it.
+fn fitting<T: Serialize>(tag: u8, value: impl Fn(usize) -> T) -> Vec<u8> {
+    let mut limit = usize::MAX;
+    loop {
+        let mut bytes = vec![tag];
+        let written = serde_json::to_writer(&mut bytes, &value(limit));
+        if written.is_ok() && bytes.len() <= MAX_PACKET {
+            return bytes;
+        }
+        if limit == 0 {
+            return vec![tag];
+        }
+        limit = limit.min(2 * MAX_PACKET) / 2;
+    }
+}
+
+/// The beginning of a text, at most `limit` bytes.
+pub(crate) fn cut(text: &str, limit: usize) -> &str {
+    text.get(..text.floor_char_boundary(limit)).unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -213,6 +247,25 @@ mod tests {
         for packet in packets {
             let bytes = packet.encode();
             assert_eq!(Packet::decode(&bytes), Some(packet));
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_packet_is_cut_and_keeps_its_kind() {
+        let long = "\u{7}ä".repeat(MAX_PACKET);
+        let started =
+            StartedPacket { pid: 7, warnings: vec![long.clone(); 9], waterfall: Some(long.clone()) };
+        for packet in [
+            Packet::Started(started),
+            Packet::Failed(crate::Error::not_found(long.clone()).hint(long.clone())),
+            Packet::Exit(ExitStatus { code: 1, oom_killed: false, error: Some(long) }),
+        ] {
+            let bytes = packet.encode();
+            assert!(bytes.len() <= MAX_PACKET, "{}", bytes.len());
+            let found = Packet::decode(&bytes).expect("a packet");
+            assert_eq!(std::mem::discriminant(&found), std::mem::discriminant(&packet));
+            let text = String::from_utf8_lossy(&bytes);
+            assert!(text.len() > 1000 && text.contains('ä'), "some of it is left: {text:.100}");
         }
     }
 

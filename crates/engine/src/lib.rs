@@ -26,7 +26,6 @@ mod events;
 mod exec;
 mod export;
 mod file;
-mod frame;
 mod guest;
 mod health;
 mod isolation;
@@ -47,6 +46,7 @@ mod view;
 mod workload;
 
 pub mod files;
+pub mod frame;
 pub mod kernel;
 pub mod oci;
 pub mod program;
@@ -60,7 +60,7 @@ pub use moat_sandbox::self_exe::protect;
 
 pub use attach::{AttachSpec, Attached, Received};
 pub use check::Finding;
-pub use copy::{CopyOptions, PathStat};
+pub use copy::{CopyOptions, PathStat, unpack_onto_host};
 pub use diff::{Change, ChangeKind};
 pub use error::{Context, Error, ErrorKind, Result};
 pub use events::{Action, Event, EventQuery, EventType, Events};

@@ -15,7 +15,7 @@ mod place;
 mod unpack;
 
 use std::io::{BufReader, BufWriter, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use moat_linux::fs;
@@ -148,6 +148,15 @@ impl Workload {
     fn in_workload<T>(&self, path: &str, act: impl FnOnce() -> Result<T>) -> Result<T> {
         act().context(|| format!("path {path} of workload {}", self.name()))
     }
+}
+
+/// Unpacks a tar archive into a folder of the host, as [`Workload::copy_out`] does with what it gets of a workload:
+/// nothing is written outside the folder, no link below it is followed, and without [`CopyOptions::archive`] nothing
+/// is made that gives somebody a right.
+///
+/// Errors: the archive is malformed, leads out of the folder, or does not fit what is there; what came before it stays.
+pub fn unpack_onto_host(folder: BorrowedFd<'_>, options: &CopyOptions, from: impl Read) -> Result<()> {
+    unpack(folder, BufReader::with_capacity(BUFFER_BYTES, from), &Unpack::host(options))
 }
 
 fn host_root() -> Result<OwnedFd> {
