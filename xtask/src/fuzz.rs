@@ -116,6 +116,8 @@ fn fuzz(home: &Path, folder: &Path, name: &str, seconds: u64) -> Result<()> {
     }
     command.arg(format!("-max_total_time={seconds}"));
     command.arg(format!("-artifact_prefix={}/", crashes.display()));
+    // What a target makes goes with the rest.
+    command.env("TMPDIR", scratch.folder("made")?);
     command.arg("-print_final_stats=1").arg("-verbosity=0");
     let done = command.output().with_context(|| format!("cannot start `{}`", command::line(&command)))?;
     eprintln!("--- {}\n{}", command::line(&command), String::from_utf8_lossy(&done.stderr).trim_end());
