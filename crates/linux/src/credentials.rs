@@ -52,6 +52,11 @@ pub const RLIMITS: [(&str, u32); 16] = [
     ("RLIMIT_RTTIME", 15),
 ];
 
+/// The names of all limits as `--ulimit` has them: `nofile` for RLIMIT_NOFILE.
+pub fn limit_names() -> impl Iterator<Item = String> {
+    RLIMITS.iter().map(|(name, _)| name.trim_start_matches("RLIMIT_").to_ascii_lowercase())
+}
+
 /// prlimit(2) on process `pid`, 0 for this one.
 pub fn set_limit(pid: i32, resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };

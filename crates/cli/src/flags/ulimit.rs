@@ -1,31 +1,15 @@
 //! `--ulimit`, `--device-*-bps` and the like: limits that are given as pairs.
 
+use moat_linux::credentials::limit_names;
 use moat_model::workload::{DeviceLimit, UlimitSpec};
-
-const ULIMITS: [&str; 15] = [
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
 
 /// `NAME=SOFT[:HARD]`; -1 is no limit.
 pub(crate) fn ulimit(text: &str) -> Result<UlimitSpec, String> {
     let (name, values) =
         text.split_once('=').ok_or_else(|| format!("{text:?} should be NAME=SOFT[:HARD]"))?;
-    if !ULIMITS.contains(&name) {
-        return Err(format!("{name:?} is no resource limit; there are {}", ULIMITS.join(", ")));
+    if !limit_names().any(|known| known == name) {
+        let known: Vec<String> = limit_names().collect();
+        return Err(format!("{name:?} is no resource limit; there are {}", known.join(", ")));
     }
     let one = |value: &str| match value.parse::<i64>() {
         Ok(-1) => Ok(u64::MAX),
@@ -109,6 +93,7 @@ mod tests {
             ("memlock=-1", u64::MAX, u64::MAX),
             ("memlock=-1:-1", u64::MAX, u64::MAX),
             ("nproc=1:-1", 1, u64::MAX),
+            ("as=1", 1, 1),
         ] {
             let found = ulimit(text).unwrap();
             assert_eq!((found.soft, found.hard), (soft, hard), "{text}");
@@ -119,7 +104,7 @@ mod tests {
             "nofile=x",
             "nofile=1024:512",
             "nofile=-1:512",
-            "as=1",
+            "files=1",
             "NOFILE=1",
             "nofile=1:",
             "nofile=1:2:3",

@@ -170,16 +170,6 @@ pub(super) fn sysctls(inputs: &Inputs<'_>) -> Result<BTreeMap<String, String>> {
 
 /// Only what belongs to a namespace of the workload's own can be set: anything else would change the host.
 fn check_sysctl(name: &str, spec: &WorkloadSpec) -> Result<()> {
-    const IPC: [&str; 8] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
     let shared = |what: &str| {
         Err(Error::new(format!(
             "--sysctl {name} belongs to the {what} namespace, which is not the workload's own"
@@ -191,11 +181,12 @@ fn check_sysctl(name: &str, spec: &WorkloadSpec) -> Result<()> {
     if name == "kernel.hostname" {
         return Err(Error::new("--sysctl kernel.hostname is set by --hostname"));
     }
-    if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
-        return if spec.ipc == NamespaceMode::Private { Ok(()) } else { shared("IPC") };
-    }
-    if name.starts_with("net.") {
-        return if has_own_network(spec) { Ok(()) } else { shared("network") };
+    match NamespaceKind::of_sysctl(name) {
+        Some(NamespaceKind::Ipc) if spec.ipc == NamespaceMode::Private => return Ok(()),
+        Some(NamespaceKind::Ipc) => return shared("IPC"),
+        Some(NamespaceKind::Network) if has_own_network(spec) => return Ok(()),
+        Some(NamespaceKind::Network) => return shared("network"),
+        _ => {}
     }
     Err(Error::new(format!("--sysctl {name} is in no namespace: it would change the host"))
         .hint("those that can be set begin with net., fs.mqueue., kernel.msg, kernel.sem or kernel.shm"))

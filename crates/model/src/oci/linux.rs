@@ -90,6 +90,27 @@ impl NamespaceKind {
     /// Every kind.
     pub const ALL: [Self; 8] =
         [Self::User, Self::Pid, Self::Mount, Self::Uts, Self::Ipc, Self::Network, Self::Cgroup, Self::Time];
+
+    /// The kind that a kernel parameter belongs to; `None` where it is the whole machine's. Dots separate the parts of
+    /// `name`.
+    pub fn of_sysctl(name: &str) -> Option<Self> {
+        const IPC: [&str; 8] = [
+            "kernel.msgmax",
+            "kernel.msgmnb",
+            "kernel.msgmni",
+            "kernel.sem",
+            "kernel.shm_rmid_forced",
+            "kernel.shmall",
+            "kernel.shmmax",
+            "kernel.shmmni",
+        ];
+        match name {
+            "kernel.domainname" | "kernel.hostname" => Some(Self::Uts),
+            _ if name.starts_with("net.") => Some(Self::Network),
+            _ if name.starts_with("fs.mqueue.") || IPC.contains(&name) => Some(Self::Ipc),
+            _ => None,
+        }
+    }
 }
 
 /// A namespace to make, or to join when a path is given.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use moat_linux::process::namespace;
-use moat_model::oci::{self, Spec};
+use moat_model::oci::{self, NamespaceKind, Spec};
 
-use super::Namespaces;
+use super::{Namespaces, namespace_bit};
 use crate::host::Host;
 use crate::{Error, Result};
 
@@ -243,36 +243,20 @@ fn check_mapped(spec: &Spec, linux: &oci::Linux) -> Result<()> {
 
 /// A kernel parameter is allowed only where it belongs to a namespace that is not the host's.
 fn check_sysctl(name: &str, namespaces: &Namespaces) -> Result<()> {
-    const IPC: [&str; 7] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-    ];
     let dotted = name.replace('/', ".");
     if dotted.split('.').any(str::is_empty) || dotted.contains('\0') {
         return Err(Error::new(format!("linux.sysctl {name:?} is not the name of a kernel parameter")));
     }
-    let (bit, kind) = if dotted.starts_with("net.") {
-        (namespace::NETWORK, "network")
-    } else if IPC.contains(&dotted.as_str())
-        || dotted == "kernel.shm_rmid_forced"
-        || dotted.starts_with("fs.mqueue.")
-    {
-        (namespace::IPC, "ipc")
-    } else if dotted == "kernel.domainname" {
-        (namespace::UTS, "uts")
-    } else if dotted == "kernel.hostname" {
+    if dotted == "kernel.hostname" {
         return Err(Error::new("linux.sysctl kernel.hostname is set by hostname"));
-    } else {
+    }
+    let Some(kind) = NamespaceKind::of_sysctl(&dotted) else {
         return Err(Error::new(format!(
             "linux.sysctl {name} is not in a namespace: it would change the host"
         )));
     };
-    if namespaces.is_shared(bit) {
+    if namespaces.is_shared(namespace_bit(kind)) {
+        let kind = format!("{kind:?}").to_lowercase();
         return Err(Error::new(format!("linux.sysctl {name} needs a {kind} namespace in linux.namespaces")));
     }
     Ok(())
