@@ -103,8 +103,14 @@ fn own_line(address: IpAddr, name: &str, domain: Option<&str>) -> String {
 }
 
 /// The files as mounts, but for those in whose place the user mounts something else. `shared` is the folder of the
-/// workload whose network this one shares, and so its names.
-pub fn mounts(folder: &Path, shared: Option<&Path>, others: &[ReadyMount]) -> Vec<ReadyMount> {
+/// workload whose network this one shares, and so its names. With `read_only` they can not be written, as nothing of the
+/// root file system can.
+pub fn mounts(
+    folder: &Path,
+    shared: Option<&Path>,
+    others: &[ReadyMount],
+    read_only: bool,
+) -> Vec<ReadyMount> {
     let free = |target: &str| !others.iter().any(|mount| same_place(&mount.target, target));
     let folder_of = |name: &str| if name == "hostname" { folder } else { shared.unwrap_or(folder) };
     let mount = |(name, target): &(&str, &str)| ReadyMount {
@@ -114,7 +120,7 @@ pub fn mounts(folder: &Path, shared: Option<&Path>, others: &[ReadyMount]) -> Ve
             recursive: true,
             propagation: "rprivate".to_owned(),
         },
-        read_only: false,
+        read_only,
         idmap: None,
     };
     FILES.iter().filter(|(_, target)| free(target)).map(mount).collect()
@@ -335,11 +341,12 @@ mod tests {
         assert_eq!(before.ino(), after.ino());
         assert_eq!((after.uid(), after.gid(), after.mode() & 0o7777), (3, 4, 0o644));
         assert_eq!(std::fs::read_to_string(folder.join("hostname")).unwrap(), "other\n");
-        let all = mounts(&folder, None, &[]);
+        let all = mounts(&folder, None, &[], false);
         assert_eq!(all.len(), 3);
         let own = ReadyMount { target: "/etc//hosts".to_owned(), ..all[0].clone() };
-        let left = mounts(&folder, None, &[own]);
+        let left = mounts(&folder, None, &[own], true);
         assert!(left.len() == 2 && left.iter().all(|mount| mount.target != "/etc/hosts"));
+        assert!(left.iter().all(|mount| mount.read_only) && !all.iter().any(|mount| mount.read_only));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

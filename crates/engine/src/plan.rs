@@ -179,7 +179,7 @@ impl Planning<'_> {
             NetworkMode::Container(other) => Some(self.engine.find(other)?.folder().data.clone()),
             _ => None,
         };
-        let files = files::mounts(&self.data(), shared.as_deref(), &mounts);
+        let files = files::mounts(&self.data(), shared.as_deref(), &mounts, spec.read_only);
         lines.extend(files.iter().map(|file| {
             let path = self.data().join(Path::new(&file.target).file_name().unwrap_or_default());
             line(format!("write {}", path.display()), String::new())

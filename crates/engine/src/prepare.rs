@@ -52,7 +52,7 @@ pub(crate) fn configure(launch: &Launch, root: &Path, network: &Network, first_s
     };
     files::write(&launch.folder.data, &names, outer_root(maps.as_ref()))?;
     let shared = network.names_of.as_ref().map(|folder| folder.data.as_path());
-    let files = files::mounts(&launch.folder.data, shared, &mounts);
+    let files = files::mounts(&launch.folder.data, shared, &mounts, spec.read_only);
     mounts.extend(files);
     let namespaces = namespaces(launch, network)?;
     let made = oci::config(&Inputs {

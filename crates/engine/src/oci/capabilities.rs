@@ -42,16 +42,24 @@ pub(super) fn set(spec: &WorkloadSpec, bounding: Set) -> Result<Set> {
     Ok(if add_all { Set(base.0 & !drop.0) } else { Set(base.0 & !drop.0 | add.0) })
 }
 
-/// The five sets. Nothing is inheritable: a program with file capabilities must not get what its caller lacks.
-pub(super) fn sets(set: Set) -> Capabilities {
+/// The five sets of a process of `user`. Nothing is inheritable: a program with file capabilities must not get what its
+/// caller lacks. Who is not root has nothing but the limit from the start: execve(2) would take the rest away, and whether the
+/// program can be reached and executed is to be judged without it.
+pub(super) fn sets(set: Set, user: u32) -> Capabilities {
     let names: Vec<String> = set.names().into_iter().map(str::to_owned).collect();
+    let own = if user == 0 { names.clone() } else { Vec::new() };
     Capabilities {
-        bounding: names.clone(),
-        effective: names.clone(),
-        permitted: names,
+        bounding: names,
+        effective: own.clone(),
+        permitted: own,
         inheritable: Vec::new(),
         ambient: Vec::new(),
     }
+}
+
+/// The limit of a process, as it was given to [`sets`].
+pub(super) fn limit(of: &Capabilities) -> Set {
+    of.bounding.iter().filter_map(|name| Set::number(name)).fold(Set::default(), Set::with)
 }
 
 fn parse(names: &[String], flag: &str) -> Result<(bool, Set)> {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::RunConfig;
+use moat_linux::credentials::limit_names;
 use moat_model::oci::{Process, Rlimit, User};
 use moat_model::workload::{LimitsSpec, WorkloadSpec};
 
@@ -13,26 +14,6 @@ use crate::{Error, Result};
 /// Where programs are looked for when the image does not say.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The names of setrlimit(2) that `--ulimit` takes.
-const ULIMITS: [&str; 16] = [
-    "as",
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
-
 pub(super) fn process(inputs: &Inputs<'_>, host_name: &str) -> Result<Process> {
     let (spec, identity) = (inputs.spec, inputs.identity);
     let capabilities = capabilities::set(spec, inputs.host.sandbox.bounding)?;
@@ -42,7 +23,7 @@ pub(super) fn process(inputs: &Inputs<'_>, host_name: &str) -> Result<Process> {
         args: command(spec, inputs.image)?,
         env: environment(spec, inputs.image, host_name, &identity.home)?,
         cwd: working_directory(spec.workdir.as_deref(), &inputs.image.working_dir),
-        capabilities: Some(capabilities::sets(capabilities)),
+        capabilities: Some(capabilities::sets(capabilities, identity.uid)),
         rlimits: rlimits(&spec.limits)?,
         no_new_privileges: spec.security.no_new_privileges,
         apparmor_profile: labels::apparmor(spec, inputs.host)?,
@@ -133,9 +114,9 @@ fn working_directory(wanted: Option<&str>, image: &str) -> PathBuf {
 
 fn rlimits(limits: &LimitsSpec) -> Result<Vec<Rlimit>> {
     let one = |limit: &moat_model::workload::UlimitSpec| {
-        if !ULIMITS.contains(&limit.name.as_str()) {
+        if !limit_names().any(|name| name == limit.name) {
             return Err(Error::new(format!("--ulimit {}: there is no such limit", limit.name))
-                .hint(format!("it is one of {}", ULIMITS.join(", "))));
+                .hint(format!("it is one of {}", limit_names().collect::<Vec<_>>().join(", "))));
         }
         if limit.soft > limit.hard {
             return Err(Error::new(format!(
@@ -210,8 +191,11 @@ pub fn exec_process(
             put(&mut process.env, &own)?;
         }
     }
-    if wish.privileged {
-        process.capabilities = Some(capabilities::sets(host.sandbox.bounding));
-    }
+    let limit = match &first.capabilities {
+        _ if wish.privileged => host.sandbox.bounding,
+        Some(own) => capabilities::limit(own),
+        None => return Ok(process),
+    };
+    process.capabilities = Some(capabilities::sets(limit, process.user.uid));
     Ok(process)
 }
