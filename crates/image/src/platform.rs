@@ -36,6 +36,11 @@ impl Platform {
         Self { architecture: architecture.to_owned(), os: "linux".to_owned(), variant }
     }
 
+    /// Whether an image for `offered` serves who wants `self`. One that does not say what it is for may.
+    pub fn accepts(&self, offered: &Self) -> bool {
+        offered.architecture.is_empty() || self.score(offered).is_some()
+    }
+
     /// How well an image for `offered` serves who wants `self`; `None` when it does not.
     pub(crate) fn score(&self, offered: &Self) -> Option<u8> {
         if self.os != offered.os || self.architecture != offered.architecture {

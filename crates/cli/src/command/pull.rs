@@ -56,8 +56,11 @@ pub(super) fn pull(engine: &Engine, name: &str, platform: Option<&str>, quiet: b
 
 /// Pulls an image where it is not there.
 pub(super) fn provide(engine: &Engine, name: &str, platform: Option<&str>, quiet: bool) -> Result<()> {
+    let wanted = self::platform(platform)?;
     match engine.images().find(name) {
-        Ok(_) => return Ok(()),
+        // One of the name for another machine is as good as none.
+        Ok(image) if wanted.is_none_or(|wanted| wanted.accepts(&image.config.platform())) => return Ok(()),
+        Ok(_) => {}
         Err(error) if error.kind() == image::Kind::NotFound => {}
         Err(error) => return Err(error.into()),
     }

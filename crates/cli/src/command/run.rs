@@ -140,7 +140,9 @@ fn streams(create: &CreateFlags, detach: bool) -> Option<AttachSpec> {
 /// A workload's terminal that takes input needs one on this side.
 pub(super) fn need_terminal(tty: bool, input: bool) -> Result<()> {
     if tty && input && !terminal::has_input() {
-        return Err(Failure::new("standard input is no terminal").hint("leave out --tty, or --interactive"));
+        return Err(Failure::new("standard input is no terminal")
+            .hint("leave out --tty, or --interactive")
+            .code(1));
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ impl Engine {
     pub(crate) fn create_locked(&self, spec: WorkloadSpec) -> Result<(Workload, Lock)> {
         check_wish(&spec)?;
         let image = self.images().find(&spec.image)?;
+        check_platform(&spec, &image)?;
         let id = WorkloadId::random()?;
         let folder = Folder::new(self.roots(), id);
         let record = WorkloadRecord {
@@ -72,11 +73,25 @@ impl Engine {
         let others = |name: &str| self.find(name)?.mounts();
         let mounts =
             volume::resolve(&self.volumes(), folder.id.as_str(), &workload.record.spec, &image, &others)?;
-        if !mounts.is_empty() {
-            folder.save_mounts(&mounts)?;
+        let saved = if mounts.is_empty() { Ok(()) } else { folder.save_mounts(&mounts) };
+        let saved = saved.and_then(|()| folder.save_record(&workload.record));
+        if saved.is_err() {
+            // The first error is what the caller has to know; `system check` mends what this leaves.
+            let _ = self.volumes().release(&mounts, folder.id.as_str(), true);
         }
-        folder.save_record(&workload.record)
+        saved
     }
+}
+
+/// An image that is at hand may be for another machine than was asked for.
+fn check_platform(spec: &WorkloadSpec, image: &moat_image::Image) -> Result<()> {
+    let Some(text) = &spec.platform else { return Ok(()) };
+    let wanted: moat_image::Platform = text.parse()?;
+    let found = image.config.platform();
+    if wanted.accepts(&found) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("image {} is for {found}, not for {wanted}", spec.image)))
 }
 
 /// Refuses what no start could give.

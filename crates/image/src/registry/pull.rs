@@ -122,7 +122,7 @@ fn pull_from(
     let mut draft = Draft::of_manifest(&manifest, bytes, config)?;
     let found = draft.config.platform();
     let wanted = spec.platform.clone().unwrap_or_else(Platform::host);
-    if !found.architecture.is_empty() && wanted.score(&found).is_none() {
+    if !wanted.accepts(&found) {
         if spec.platform.is_some() {
             return Err(
                 Error::new(format!("the image is for {found}, not for {wanted}")).with_kind(Kind::NotFound)
