@@ -3,13 +3,13 @@
 //! | what is found | how it came | what mends it |
 //! |---|---|---|
 //! | a folder without `spec.json` that nobody has locked | `create` was killed | it is removed, with its hold and name |
-//! | a folder below `removing` | `rm` was killed | it is deleted |
+//! | a folder below `removing` | `rm` was killed | it is deleted, its volumes are released, and go where that was asked for |
 //! | a workload that was running, and whose monitor is gone | the monitor was killed | its program is ended, its end written down |
 //! | a workload without its name, or marked dead | `rm` was killed before the folder was moved | the removal is finished |
 //! | a name that leads nowhere, or to a workload of another name | `rename` was killed | it is given back |
 //! | a socket folder, or the sandbox's state, without a workload that runs | the monitor was killed | both are removed, with the control groups |
 //! | a hold of a workload that does not exist | `rm` was killed | it is released |
-//! | a volume that is half made or half removed, or is held for a workload that does not exist | `create`, `rm` or `volume rm` was killed | folder or hold are removed |
+//! | a volume that is half made or half removed, or is held for a workload that does not exist | `create`, `rm` or `volume rm` was killed | folder or hold are removed, an anonymous volume with its last hold |
 //! | a kernel that is half there, or a chosen one that is not | `kernel import` or `kernel rm` was killed | it is removed |
 //! | a place on a network without a workload that runs, a network without its bridge, a packet filter without our rules | a monitor was killed; somebody flushed or changed what is ours | places are released, the rest is put up again |
 //! | half-written files `*.PID` | a writer was killed | they are deleted |
@@ -25,7 +25,7 @@ use moat_sandbox::container;
 use moat_sandbox::record::Recorder;
 
 use crate::workload::{
-    Folder, Lock, ProcessState, Workload, WorkloadId, WorkloadState, holder, remove_files,
+    Folder, Lock, ProcessState, Workload, WorkloadId, WorkloadState, holder, removal, remove_files,
 };
 use crate::{Context, Engine, Result, file};
 
@@ -95,10 +95,11 @@ impl Check<'_> {
         self.findings.push(Finding { path: path.to_owned(), fault: fault.into(), repair });
     }
 
-    /// What volumes hold: a workload that is being made or removed in this moment has its folder.
+    /// What volumes hold: a workload that is being made or removed in this moment has its folder, here or there.
     fn volumes(&mut self) -> Result<()> {
         let roots = self.engine.roots();
-        let exists = |id: &str| roots.workloads().join(id).is_dir();
+        let exists =
+            |id: &str| [roots.workloads(), roots.removing()].iter().any(|folder| folder.join(id).is_dir());
         for found in self.engine.volumes().check(self.repair, &exists)? {
             self.findings.push(Finding {
                 path: found.path,
@@ -172,8 +173,9 @@ impl Check<'_> {
                 Ok(None) => self.found(&path, "was not created completely", "removed", || {
                     remove_files(engine, &folder, &Default::default(), true)
                 }),
+                // What it was is not known any more: its volumes are kept.
                 Err(error) => self.found(&path, error.to_string(), "removed", || {
-                    remove_files(engine, &folder, &Default::default(), true)
+                    remove_files(engine, &folder, &Default::default(), false)
                 }),
             }
             drop(lock);
@@ -185,8 +187,9 @@ impl Check<'_> {
     fn workload(&mut self, workload: &Workload, state: &WorkloadState) -> Result<()> {
         let (engine, folder) = (self.engine, workload.folder());
         let named = holder(engine.roots(), workload.name())?.as_ref() == Some(workload.id());
+        let auto_remove = workload.spec().auto_remove;
         if !named || state.status == Status::Dead {
-            let again = || workload.end_if_abandoned(state).and_then(|()| workload.remove_now());
+            let again = || workload.end_if_abandoned(state).and_then(|()| workload.remove_now(auto_remove));
             self.found(&folder.data, "was not removed completely", "removed", again);
             return Ok(());
         }
@@ -197,11 +200,10 @@ impl Check<'_> {
                 "its program has ended"
             };
             let fault = format!("its monitor (process {}) was killed; {what}", state.monitor.pid);
-            let auto_remove = workload.spec().auto_remove;
             let done = if auto_remove { "ended and removed" } else { "ended, and marked as exited" };
             self.found(&folder.data, fault, done, || {
                 workload.end_if_abandoned(state)?;
-                if auto_remove { workload.remove_now() } else { Ok(()) }
+                if auto_remove { workload.remove_now(true) } else { Ok(()) }
             });
         }
         for name in file::names_in(&folder.data)? {
@@ -224,6 +226,8 @@ impl Check<'_> {
             let engine = self.engine;
             self.found(&path, "was not deleted completely", "deleted", || {
                 engine.images().release(&name)?;
+                let (mounts, volumes) = removal(&path)?;
+                engine.volumes().release(&mounts, &name, volumes)?;
                 file::remove_tree(&path)
             });
         }

@@ -98,6 +98,12 @@ impl Volumes {
     ///
     /// Errors: the name is not allowed; an option is not known; another volume of the name has other options.
     pub fn create(&self, spec: &VolumeSpec) -> Result<Volume> {
+        self.create_for(spec, None)
+    }
+
+    /// As [`Volumes::create`]. A volume that is made is held for the workload `user` from the moment on at which it
+    /// can be seen: an anonymous one that nobody holds was left on purpose.
+    pub(crate) fn create_for(&self, spec: &VolumeSpec, user: Option<&str>) -> Result<Volume> {
         let name = match &spec.name {
             Some(name) => name.clone(),
             None => random_name()?,
@@ -115,19 +121,19 @@ impl Volumes {
             if let Some(there) = self.get(&name)? {
                 return same_options(there, &state);
             }
-            if self.appear(&name, &state).context(|| format!("make volume {name}"))? {
+            if self.appear(&name, &state, user).context(|| format!("make volume {name}"))? {
                 return Ok(Volume { folder: self.root.join(&name), name, state });
             }
         }
     }
 
     /// Whether the volume was made; another of the name may have come first, and may even be gone again.
-    fn appear(&self, name: &str, state: &VolumeState) -> Result<bool> {
+    fn appear(&self, name: &str, state: &VolumeState, user: Option<&str>) -> Result<bool> {
         let half = self.root.join(marked("new", name)?);
         make_folder(&half).context(|| half.display().to_string())?;
         // So that a check that comes by takes it for what it is.
         let _at_work = try_lock(&half)?;
-        let made = Self::make(&half, state).and_then(|()| {
+        let made = Self::make(&half, state, user).and_then(|()| {
             match rustix::fs::renameat_with(CWD, &half, CWD, self.root.join(name), RenameFlags::NOREPLACE) {
                 Err(Errno::EXIST) => Ok(false),
                 other => Ok(other.map(|()| true)?),
@@ -139,8 +145,12 @@ impl Volumes {
         made
     }
 
-    fn make(folder: &Path, state: &VolumeState) -> Result<()> {
-        make_folder(&folder.join("users"))?;
+    fn make(folder: &Path, state: &VolumeState, user: Option<&str>) -> Result<()> {
+        let users = folder.join("users");
+        make_folder(&users)?;
+        if let Some(user) = user {
+            note_user(&users.join(user))?;
+        }
         File::create_new(folder.join("lock")).context(|| "lock")?;
         let mut builder = std::fs::DirBuilder::new();
         builder.mode(0o755).create(folder.join("_data")).context(|| "_data")?;
@@ -240,23 +250,31 @@ impl Volumes {
 
     /// Gives up the volumes among a workload's mounts; anonymous ones that nobody else has are removed if asked for.
     pub fn release(&self, mounts: &[MountSpec], workload: &str, remove_anonymous: bool) -> Result<()> {
-        for name in mounts.iter().filter_map(volume_name) {
-            let Some(volume) = self.get(name)? else { continue };
-            let lock = match volume.lock() {
-                Ok(lock) => lock,
-                Err(error) if error.kind() == crate::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
+        mounts
+            .iter()
+            .filter_map(volume_name)
+            .try_for_each(|name| self.release_name(name, workload, remove_anonymous))
+    }
+
+    fn release_name(&self, name: &str, workload: &str, remove_anonymous: bool) -> Result<()> {
+        let Some(volume) = self.get(name)? else { return Ok(()) };
+        let lock = match volume.lock() {
+            Err(error) if error.kind() == crate::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        let last = volume.users()?.iter().all(|user| user == workload);
+        if remove_anonymous && volume.state.anonymous && last {
+            // With the note of its user, or whoever is killed in between would leave a volume of nobody's.
+            self.take_away(&volume, lock)?;
+        } else {
             file::remove_if_there(&volume.folder.join("users").join(workload))?;
-            if remove_anonymous && volume.state.anonymous && volume.users()?.is_empty() {
-                self.take_away(&volume, lock)?;
-            }
         }
         Ok(())
     }
 
     /// What a SIGKILL has left: half-made and half-removed volumes, and users that do not exist any more; `repair` removes
-    /// them. `exists` tells of a workload's id whether it is known.
+    /// them. `exists` tells of a workload's id whether it is known. An anonymous volume goes with its last user: who was
+    /// killed while a workload was made left it, since one that is removed is known until it has released its volumes.
     pub(crate) fn check(&self, repair: bool, exists: &dyn Fn(&str) -> bool) -> Result<Vec<Leftover>> {
         let mut findings = Vec::new();
         for name in file::names_in(&self.root)? {
@@ -275,10 +293,10 @@ impl Volumes {
             }
             for user in file::names_in(&path.join("users"))? {
                 if !exists(&user) {
-                    let path = path.join("users").join(&user);
                     if repair {
-                        file::remove_if_there(&path)?;
+                        self.release_name(&name, &user, true)?;
                     }
+                    let path = path.join("users").join(&user);
                     let fault = format!("volume {name} is held for a workload that does not exist");
                     findings.push(Leftover { path, fault });
                 }
@@ -356,11 +374,15 @@ impl Volume {
     /// Notes that a workload has it.
     fn hold(&self, workload: &str) -> Result<()> {
         let _lock = self.lock()?;
-        let path = self.folder.join("users").join(workload);
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        options.open(&path).map(drop).context(|| path.display().to_string())
+        note_user(&self.folder.join("users").join(workload))
     }
+}
+
+/// Makes the file that stands for a user, if it is not there.
+fn note_user(path: &Path) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    options.open(path).map(drop).context(|| path.display().to_string())
 }
 
 /// The volume that a mount of a created workload names.

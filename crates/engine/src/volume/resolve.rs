@@ -91,7 +91,7 @@ fn hold_all(volumes: &Volumes, workload: &str, mounts: &mut [MountSpec]) -> Resu
         };
         let wish = VolumeSpec { name: name.clone(), labels: labels.clone(), options: options.clone() };
         loop {
-            let volume = volumes.create(&wish)?;
+            let volume = volumes.create_for(&wish, Some(workload))?;
             match volume.hold(workload) {
                 // It was removed in this moment: another one is made.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,

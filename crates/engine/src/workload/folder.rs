@@ -15,7 +15,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use moat_model::workload::MountSpec;
 use rustix::fs::FlockOperation;
@@ -38,6 +38,16 @@ pub(crate) struct Folder {
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
+}
+
+/// An empty file in the folder of a workload that is removed together with its anonymous volumes.
+const VOLUMES_GO: &str = "volumes-go";
+
+/// What a removal that was begun is about: the mounts, and whether anonymous volumes go, too. `data` is the folder of the
+/// workload, wherever it is by now.
+pub(crate) fn removal(data: &Path) -> Result<(Vec<MountSpec>, bool)> {
+    let mounts = file::read(&data.join("mounts.json"))?.unwrap_or_default();
+    Ok((mounts, data.join(VOLUMES_GO).exists()))
 }
 
 impl Folder {
@@ -105,6 +115,12 @@ impl Folder {
 
     pub(super) fn save_mounts(&self, mounts: &[MountSpec]) -> Result<()> {
         file::write(&self.data.join("mounts.json"), &mounts, Lasting::Renamed)
+    }
+
+    /// Notes that its anonymous volumes go with it: who finishes the removal after a SIGKILL must know.
+    pub(super) fn note_volumes_go(&self) -> Result<()> {
+        let path = self.data.join(VOLUMES_GO);
+        File::create(&path).map(drop).context(|| path.display().to_string())
     }
 
     /// The state as it was saved last; that of a new workload when none was.

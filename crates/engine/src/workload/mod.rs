@@ -32,7 +32,7 @@ pub use state::{
 };
 
 pub(crate) use create::check_wish;
-pub(crate) use folder::{Folder, Lock};
+pub(crate) use folder::{Folder, Lock, removal};
 pub(crate) use name::holder;
 pub(crate) use remove::remove_files;
 

@@ -5,6 +5,7 @@
 
 use moat_model::workload::Status;
 
+use super::folder::removal;
 use super::{Folder, Workload, WorkloadRecord, name};
 use crate::events::Action;
 use crate::launch::tell;
@@ -64,10 +65,12 @@ impl Workload {
 }
 
 impl Workload {
-    /// Removes it, with its anonymous volumes. It does not run, and the caller holds its lock.
-    pub(crate) fn remove_now(&self) -> Result<()> {
+    /// Removes it, with its anonymous volumes where `volumes` or who began it says so. It does not run, and the caller
+    /// holds its lock.
+    pub(crate) fn remove_now(&self, volumes: bool) -> Result<()> {
         self.folder().remove_run()?;
-        remove_files(self.engine(), self.folder(), self.record(), true)
+        let volumes = volumes || removal(&self.folder().data)?.1;
+        remove_files(self.engine(), self.folder(), self.record(), volumes)
     }
 }
 
@@ -79,11 +82,14 @@ pub(crate) fn remove_files(
     volumes: bool,
 ) -> Result<()> {
     let what = || format!("remove workload {}", folder.id.short());
+    let mounts = folder.mounts()?;
+    if volumes && !mounts.is_empty() {
+        folder.note_volumes_go().context(what)?;
+    }
     if !record.name.is_empty() {
         name::release(engine.roots(), &record.name, &folder.id)?;
     }
     engine.networks().release(folder.id.as_str())?;
-    let mounts = folder.mounts()?;
     let removing = folder.take_away(engine.roots()).context(what)?;
     engine.images().release(folder.id.as_str()).context(what)?;
     engine.volumes().release(&mounts, folder.id.as_str(), volumes).context(what)?;
