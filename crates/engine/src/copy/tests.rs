@@ -87,12 +87,25 @@ fn nothing_leaves_the_folder() {
         vec![(EntryType::Directory, "out", "", "")],
         vec![(EntryType::Directory, "d", "", ""), (regular, "d", "", "evil")],
         vec![(regular, "f", "", "x"), (regular, "f/g", "", "evil")],
-        vec![(EntryType::Char, "node", "", "")],
     ] {
         assert!(place.unpack(&archive(&lines), CopyOptions::default()).is_err(), "{lines:?}");
         assert_eq!(std::fs::read_to_string(place.path("canary")).unwrap(), "safe", "{lines:?}");
     }
     assert_eq!(std::fs::metadata(place.path("canary")).unwrap().nlink(), 1);
+}
+
+/// Docker makes the node as it is in the workload.
+#[test]
+fn a_device_node_is_for_its_owner_alone() {
+    let place = Place::new();
+    let node = archive(&[(EntryType::Char, "node", "", "")]);
+    place.unpack(&node, CopyOptions::default()).unwrap();
+    let mode = |options| {
+        place.unpack(&node, options).unwrap();
+        std::fs::metadata(place.path("in/node")).unwrap().mode()
+    };
+    assert_eq!(mode(CopyOptions::default()) & 0o7777, 0o700);
+    assert_eq!(mode(CopyOptions { archive: true, follow: false }) & 0o7777, 0o6755);
 }
 
 #[test]

@@ -25,7 +25,8 @@ pub(super) struct Unpack<'a> {
     /// Owners are kept, by these ids; else everything belongs to `owner`.
     ids: Option<&'a Ids>,
     owner: (u32, u32),
-    /// Set-user-ID bits, device nodes and file capabilities are made: in a workload they mean something there only.
+    /// Set-user-ID bits, device nodes for everybody and file capabilities are made: in a workload they mean something
+    /// there only.
     powers: bool,
 }
 
@@ -35,7 +36,8 @@ impl<'a> Unpack<'a> {
         Ok(Self { ids: options.archive.then_some(ids), owner: ids.outside((0, 0))?, powers: true })
     }
 
-    /// Onto the host: without `-a` nothing that could give somebody a right.
+    /// Onto the host: without `-a` nothing that could give somebody a right. Docker keeps set-user-ID bits and the modes of
+    /// device nodes: a workload could so leave its host a program that makes everybody root.
     pub(super) fn host(options: &CopyOptions) -> Self {
         const SAME: &Ids = &Ids(None);
         let owner = (moat_linux::credentials::effective_user(), moat_linux::credentials::effective_group());
@@ -214,15 +216,15 @@ impl Unpacking<'_> {
             EntryType::Char => FileType::CharacterDevice,
             _ => FileType::BlockDevice,
         };
-        if kind != FileType::Fifo && !self.how.powers {
-            return Err(Error::invalid("a device node is copied to the host only with --archive"));
-        }
+        // Who may open a device is for its own host to say.
+        let device = kind != FileType::Fifo;
+        let mode = self.mode(entry) & if device && !self.how.powers { 0o700 } else { 0o7777 };
         make_room(parent, name)?;
         let (major, minor) = entry.device;
         fs::mknod_at(parent, name, kind, 0o600, major, minor)?;
         let made = fs::open_at(parent, name, OFlags::PATH | OFlags::NOFOLLOW, 0)?;
         self.own(made.as_fd(), entry)?;
-        fs::chmod_descriptor(made.as_fd(), self.mode(entry))?;
+        fs::chmod_descriptor(made.as_fd(), mode)?;
         Ok(fs::set_times(made.as_fd(), time(entry), time(entry))?)
     }
 
