@@ -6,9 +6,10 @@ use moat_engine::image::{Image, Reference};
 use super::each_line;
 use crate::failure::{Failure, Result};
 use crate::filter::Filters;
+use crate::flags::list::{ListFlags, PruneFlags};
 use crate::format::{self, Column, Format, Row, human};
 use crate::line::Verb;
-use crate::session::{Session, confirm, print};
+use crate::session::{Session, print};
 
 #[derive(Args, Debug)]
 pub(crate) struct Images {
@@ -18,18 +19,11 @@ pub(crate) struct Images {
     /// Print the digests of registries
     #[arg(long)]
     digests: bool,
-    /// Only what fits, as in dangling=true
-    #[arg(short, long, value_name = "KEY=VALUE")]
-    filter: Vec<String>,
-    /// Form of the answer: table, json, or a Go template
-    #[arg(long)]
-    format: Option<String>,
+    #[command(flatten)]
+    list: ListFlags,
     /// Print whole ids
     #[arg(long)]
     no_trunc: bool,
-    /// Only ids
-    #[arg(short, long)]
-    quiet: bool,
     /// Only images of this name
     #[arg(value_name = "REPOSITORY[:TAG]")]
     name: Option<String>,
@@ -54,9 +48,9 @@ impl Verb for Images {
     const ABOUT: &'static str = "List images";
 
     fn run(self, session: &Session) -> Result<u8> {
-        let format = Format::parse(self.format.as_deref())?;
+        let format = self.list.format()?;
         let known = ["dangling", "label", "label!", "before", "since", "reference", "until"];
-        let filters = Filters::parse(&self.filter, &known)?;
+        let filters = self.list.filters(&known)?;
         let engine = session.engine()?;
         let wanted = Wanted::new(&engine, &filters)?;
         let mut rows = Vec::new();
@@ -89,7 +83,7 @@ impl Verb for Images {
                 rows.push(row);
             }
         }
-        if self.quiet && self.format.is_none() {
+        if self.list.is_quiet() {
             print(&each_line(&ids))?;
             return Ok(0);
         }
@@ -344,12 +338,8 @@ pub(crate) struct PruneImages {
     /// All images that no workload uses, not only those without a name
     #[arg(short, long)]
     all: bool,
-    /// Only what fits: until=TIME, label=NAME[=VALUE]
-    #[arg(long, value_name = "KEY=VALUE")]
-    filter: Vec<String>,
-    /// Do not ask
-    #[arg(short, long)]
-    force: bool,
+    #[command(flatten)]
+    prune: PruneFlags,
 }
 
 impl Verb for PruneImages {
@@ -357,12 +347,12 @@ impl Verb for PruneImages {
     const ABOUT: &'static str = "Remove images that nothing uses";
 
     fn run(self, session: &Session) -> Result<u8> {
-        let filters = Filters::parse(&self.filter, &["until", "label", "label!", "dangling"])?;
+        let filters = self.prune.filters(&["until", "label", "label!", "dangling"])?;
         let engine = session.engine()?;
         let wanted = Wanted::new(&engine, &filters)?;
         let all = self.all || wanted.dangling == Some(false);
         let what = if all { "all images that no workload uses" } else { "all images without a name" };
-        if !self.force && !confirm(&format!("This removes {what}."))? {
+        if !self.prune.agreed(what)? {
             return Ok(0);
         }
         let fits = |image: &Image| {

@@ -50,7 +50,7 @@ fn tail(text: &str) -> Result<Tail, String> {
 }
 
 /// A time that was given to a flag.
-pub(super) fn time(flag: &str, text: Option<&str>) -> Result<Option<Timestamp>> {
+pub(crate) fn time(flag: &str, text: Option<&str>) -> Result<Option<Timestamp>> {
     let Some(text) = text else { return Ok(None) };
     let nanoseconds = duration::parse_time(text, jiff::Timestamp::now())
         .map_err(|error| Failure::new(format!("{flag}: {error}")))?;

@@ -11,7 +11,7 @@ mod inspect;
 mod kernel;
 mod life;
 mod login;
-mod logs;
+pub(crate) mod logs;
 mod man;
 mod network;
 mod ps;

@@ -6,14 +6,14 @@ use moat_engine::{Engine, ErrorKind, Timestamp};
 use moat_model::network::{DEFAULT_NETWORK, NetworkSpec, NetworkState, SubnetSpec};
 use moat_model::workload::EndpointSpec;
 
-use super::logs::time;
 use super::{each, each_line, inspect};
 use crate::failure::{Failure, Result};
 use crate::filter::Filters;
 use crate::flags;
-use crate::format::{self, Column, Format, Row};
+use crate::flags::list::{ListFlags, PruneFlags};
+use crate::format::{self, Column, Row};
 use crate::line::Verb;
-use crate::session::{Session, confirm, print};
+use crate::session::{Session, print};
 use crate::shape::network::document;
 
 #[derive(Args, Debug)]
@@ -107,18 +107,11 @@ fn subnets(
 
 #[derive(Args, Debug)]
 pub(crate) struct List {
-    /// Only what fits, as in driver=bridge
-    #[arg(short, long, value_name = "KEY=VALUE")]
-    filter: Vec<String>,
-    /// Form of the answer: table, json, or a Go template
-    #[arg(long)]
-    format: Option<String>,
+    #[command(flatten)]
+    list: ListFlags,
     /// Print whole ids
     #[arg(long)]
     no_trunc: bool,
-    /// Only ids
-    #[arg(short, long)]
-    quiet: bool,
 }
 
 const COLUMNS: [Column; 9] = [
@@ -139,8 +132,8 @@ impl Verb for List {
 
     fn run(self, session: &Session) -> Result<u8> {
         const KEYS: [&str; 8] = ["dangling", "driver", "id", "label", "label!", "name", "scope", "type"];
-        let format = Format::parse(self.format.as_deref())?;
-        let filters = Filters::parse(&self.filter, &KEYS)?;
+        let format = self.list.format()?;
+        let filters = self.list.filters(&KEYS)?;
         if let Some(kind) =
             filters.of("type").iter().find(|kind| !["builtin", "custom"].contains(&kind.as_str()))
         {
@@ -166,7 +159,7 @@ impl Verb for List {
                 && filters.any("type", |kind| (kind == "builtin") == is_builtin(network))
                 && filters.labels(&network.labels)
         });
-        if self.quiet && self.format.is_none() {
+        if self.list.is_quiet() {
             print(&each_line(&found.iter().map(id).collect::<Vec<_>>()))?;
             return Ok(0);
         }
@@ -368,12 +361,8 @@ impl Verb for Disconnect {
 
 #[derive(Args, Debug)]
 pub(crate) struct Prune {
-    /// Only what fits: until=TIME, label=NAME[=VALUE]
-    #[arg(long, value_name = "KEY=VALUE")]
-    filter: Vec<String>,
-    /// Do not ask
-    #[arg(short, long)]
-    force: bool,
+    #[command(flatten)]
+    prune: PruneFlags,
 }
 
 impl Verb for Prune {
@@ -381,9 +370,8 @@ impl Verb for Prune {
     const ABOUT: &'static str = "Remove networks that no workload uses";
 
     fn run(self, session: &Session) -> Result<u8> {
-        let filters = Filters::parse(&self.filter, &["until", "label", "label!"])?;
-        let until = time("--filter until", filters.of("until").first().map(String::as_str))?;
-        if !self.force && !confirm("This removes all networks that no workload uses.")? {
+        let (filters, until) = self.prune.chosen(&["until", "label", "label!"])?;
+        if !self.prune.agreed("all networks that no workload uses")? {
             return Ok(0);
         }
         print(&prune(&session.engine()?, &filters, until)?)?;

@@ -6,7 +6,8 @@ use moat_model::workload::{MountSource, NetworkMode, PortSpec, Protocol, Status,
 
 use crate::failure::{Failure, Result};
 use crate::filter::Filters;
-use crate::format::{self, Column, Format, Row, human};
+use crate::flags::list::ListFlags;
+use crate::format::{self, Column, Row, human};
 use crate::line::Verb;
 use crate::session::{Session, print};
 use crate::shape::container::{command, exposed, health_suffix};
@@ -18,12 +19,8 @@ pub(crate) struct Ps {
     /// All workloads, not only those that run
     #[arg(short, long)]
     all: bool,
-    /// Only what fits, as in status=exited
-    #[arg(short, long, value_name = "KEY=VALUE")]
-    filter: Vec<String>,
-    /// Form of the answer: table, json, or a Go template
-    #[arg(long)]
-    format: Option<String>,
+    #[command(flatten)]
+    list: ListFlags,
     /// The newest ones, whatever their state
     #[arg(short = 'n', long, value_name = "NUMBER", allow_hyphen_values = true, default_value_t = -1, hide_default_value = true)]
     last: i64,
@@ -33,9 +30,6 @@ pub(crate) struct Ps {
     /// Print all of everything
     #[arg(long)]
     no_trunc: bool,
-    /// Only ids
-    #[arg(short, long)]
-    quiet: bool,
     /// Print how much they wrote
     #[arg(short, long)]
     size: bool,
@@ -68,8 +62,8 @@ impl Verb for Ps {
     const ABOUT: &'static str = "List workloads";
 
     fn run(self, session: &Session) -> Result<u8> {
-        let format = Format::parse(self.format.as_deref())?;
-        let filters = Filters::parse(&self.filter, &FILTERS)?;
+        let format = self.list.format()?;
+        let filters = self.list.filters(&FILTERS)?;
         let engine = session.engine()?;
         let check = Check::new(&engine, &filters)?;
         let last = if self.latest { 1 } else { self.last };
@@ -86,7 +80,7 @@ impl Verb for Ps {
         if last > 0 {
             found.truncate(usize::try_from(last).unwrap_or(usize::MAX));
         }
-        if self.quiet && self.format.is_none() {
+        if self.list.is_quiet() {
             let id = |workload: &Workload| match self.no_trunc {
                 true => workload.id().to_string(),
                 false => workload.id().short().to_string(),
@@ -122,7 +116,7 @@ impl Ps {
         .set("State", state.status.name())
         .set("Ports", if state.is_running() { ports(workload)? } else { String::new() })
         .set("Names", workload.name())
-        .set("Size", if self.size || self.format.is_some() { size(workload)? } else { String::new() })
+        .set("Size", if self.size || self.list.names("Size") { size(workload)? } else { String::new() })
         .set("Mounts", cut(mounts(workload)?.join(","), 15))
         .set("LocalVolumes", volumes(workload)?.to_string())
         .set("Networks", networks(workload).join(","));

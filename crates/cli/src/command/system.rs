@@ -6,14 +6,14 @@ use moat_engine::{Engine, Finding, PruneSpec};
 use serde::Serialize;
 
 use super::images::short_id;
-use super::logs::time;
 use super::ps;
 use crate::failure::Result;
 use crate::filter::Filters;
+use crate::flags::list::PruneFlags;
 use crate::format::{self, Column, Format, Row, human, table};
 use crate::host::{self, Fact, Grade};
 use crate::line::Verb;
-use crate::session::{Session, confirm, print};
+use crate::session::{Session, print};
 
 #[derive(Args, Debug)]
 pub(crate) struct Check {
@@ -250,29 +250,16 @@ fn verbose(engine: &Engine) -> Result<String> {
     ))
 }
 
-/// The flags of `system prune` and `container prune` that choose.
-#[derive(Args, Debug)]
-struct Chosen {
-    /// Only what fits: until=TIME, label=NAME[=VALUE]
-    #[arg(long, value_name = "KEY=VALUE")]
-    filter: Vec<String>,
-    /// Do not ask
-    #[arg(short, long)]
-    force: bool,
-}
-
-impl Chosen {
-    fn spec(&self) -> Result<(PruneSpec, Filters)> {
-        let filters = Filters::parse(&self.filter, &["until", "label"])?;
-        let until = time("--filter until", filters.of("until").first().map(String::as_str))?;
-        Ok((PruneSpec { until, labels: filters.of("label").to_vec(), ..PruneSpec::default() }, filters))
-    }
+/// What the flags choose of workloads and images.
+fn chosen(flags: &PruneFlags) -> Result<(PruneSpec, Filters)> {
+    let (filters, until) = flags.chosen(&["until", "label"])?;
+    Ok((PruneSpec { until, labels: filters.of("label").to_vec(), ..PruneSpec::default() }, filters))
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct PruneContainers {
     #[command(flatten)]
-    chosen: Chosen,
+    prune: PruneFlags,
 }
 
 impl Verb for PruneContainers {
@@ -280,9 +267,9 @@ impl Verb for PruneContainers {
     const ABOUT: &'static str = "Remove workloads that do not run";
 
     fn run(self, session: &Session) -> Result<u8> {
-        let (mut spec, _) = self.chosen.spec()?;
+        let (mut spec, _) = chosen(&self.prune)?;
         spec.workloads = true;
-        if !self.chosen.force && !confirm("This removes all workloads that do not run.")? {
+        if !self.prune.agreed("all workloads that do not run")? {
             return Ok(0);
         }
         let pruned = session.engine()?.prune(&spec)?;
@@ -300,7 +287,7 @@ pub(crate) struct Prune {
     #[arg(long)]
     volumes: bool,
     #[command(flatten)]
-    chosen: Chosen,
+    prune: PruneFlags,
 }
 
 impl Verb for Prune {
@@ -308,16 +295,13 @@ impl Verb for Prune {
     const ABOUT: &'static str = "Remove workloads that do not run, and networks and images that nothing uses";
 
     fn run(self, session: &Session) -> Result<u8> {
-        let (mut spec, filters) = self.chosen.spec()?;
+        let (mut spec, filters) = chosen(&self.prune)?;
         (spec.workloads, spec.images, spec.all_images) = (true, true, self.all);
-        if !self.chosen.force {
-            let images = if self.all { "all images that no workload uses" } else { "images without a name" };
-            let volumes = if self.volumes { ", anonymous volumes that no workload uses" } else { "" };
-            let what =
-                format!("workloads that do not run, networks that no workload uses, {images}{volumes}");
-            if !confirm(&format!("This removes {what}."))? {
-                return Ok(0);
-            }
+        let images = if self.all { "all images that no workload uses" } else { "images without a name" };
+        let volumes = if self.volumes { ", anonymous volumes that no workload uses" } else { "" };
+        let what = format!("workloads that do not run, networks that no workload uses, {images}{volumes}");
+        if !self.prune.agreed(&what)? {
+            return Ok(0);
         }
         let engine = session.engine()?;
         let mut pruned = engine.prune(&spec)?;

@@ -9,11 +9,11 @@ use moat_model::workload::MountSource;
 
 use super::{each, each_line, inspect};
 use crate::failure::{Failure, Result};
-use crate::filter::Filters;
 use crate::flags;
-use crate::format::{self, Column, Format, Row, human};
+use crate::flags::list::{ListFlags, PruneFlags};
+use crate::format::{self, Column, Row, human};
 use crate::line::Verb;
-use crate::session::{Session, confirm, print};
+use crate::session::{Session, print};
 use crate::shape::{Document, object, texts};
 
 #[derive(Args, Debug)]
@@ -53,15 +53,8 @@ impl Verb for Create {
 
 #[derive(Args, Debug)]
 pub(crate) struct List {
-    /// Only what fits, as in dangling=true
-    #[arg(short, long, value_name = "KEY=VALUE")]
-    filter: Vec<String>,
-    /// Form of the answer: table, json, or a Go template
-    #[arg(long)]
-    format: Option<String>,
-    /// Only names
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    list: ListFlags,
 }
 
 const COLUMNS: [Column; 6] = [
@@ -78,8 +71,8 @@ impl Verb for List {
     const ABOUT: &'static str = "List volumes";
 
     fn run(self, session: &Session) -> Result<u8> {
-        let format = Format::parse(self.format.as_deref())?;
-        let filters = Filters::parse(&self.filter, &["dangling", "driver", "label", "label!", "name"])?;
+        let format = self.list.format()?;
+        let filters = self.list.filters(&["dangling", "driver", "label", "label!", "name"])?;
         let dangling = filters.truth("dangling")?;
         let mut found = Vec::new();
         for volume in volumes(&session.engine()?).list()? {
@@ -96,7 +89,7 @@ impl Verb for List {
             }
         }
         found.sort_by(|one, other| one.name.cmp(&other.name));
-        if self.quiet && self.format.is_none() {
+        if self.list.is_quiet() {
             print(&each_line(&found.iter().map(|volume| volume.name.clone()).collect::<Vec<_>>()))?;
             return Ok(0);
         }
@@ -184,12 +177,8 @@ pub(crate) struct Prune {
     /// Volumes with a name, too
     #[arg(short, long)]
     all: bool,
-    /// Only what fits: label=NAME[=VALUE]
-    #[arg(long, value_name = "KEY=VALUE")]
-    filter: Vec<String>,
-    /// Do not ask
-    #[arg(short, long)]
-    force: bool,
+    #[command(flatten)]
+    prune: PruneFlags,
 }
 
 impl Verb for Prune {
@@ -197,9 +186,9 @@ impl Verb for Prune {
     const ABOUT: &'static str = "Remove volumes that no workload uses";
 
     fn run(self, session: &Session) -> Result<u8> {
-        let filters = Filters::parse(&self.filter, &["label", "label!"])?;
+        let filters = self.prune.filters(&["label", "label!"])?;
         let what = if self.all { "all volumes" } else { "anonymous volumes" };
-        if !self.force && !confirm(&format!("This removes {what} that no workload uses."))? {
+        if !self.prune.agreed(&format!("{what} that no workload uses"))? {
             return Ok(0);
         }
         let wanted = |volume: &Volume| filters.labels(&volume.state.labels);

@@ -7,6 +7,7 @@ pub(crate) mod create;
 pub(crate) mod duration;
 pub(crate) mod environment;
 pub(crate) mod limits;
+pub(crate) mod list;
 pub(crate) mod mount;
 pub(crate) mod namespace;
 pub(crate) mod network;
