@@ -59,7 +59,9 @@ pub(crate) const fn named<V: Verb>(name: &'static str, aliases: &'static [&'stat
 }
 
 fn arguments<V: Verb>(command: clap::Command) -> clap::Command {
-    V::augment_args(command).args_override_self(true).mut_args(flag_with_value)
+    let command = V::augment_args(command).args_override_self(true).mut_args(flag_with_value);
+    // What is said of flags that several commands share is not about the command.
+    command.about(V::ABOUT).long_about(None)
 }
 
 /// Docker's flags without a value take one after an equals sign: `--rm=false`.

@@ -20,6 +20,19 @@ mod session;
 mod shape;
 mod terminal;
 
+/// As for Docker a wrong flag is a fault of 125, whatever the command; one that is missing or unknown is 1.
+#[cfg_attr(test, expect(dead_code, reason = "the entry is not part of the tests"))]
+fn usage_code(error: &clap::Error) -> i32 {
+    use clap::error::ErrorKind;
+    match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => 0,
+        ErrorKind::InvalidSubcommand | ErrorKind::MissingSubcommand | ErrorKind::MissingRequiredArgument => 1,
+        _ => i32::from(failure::ENGINE),
+    }
+}
+
 #[cfg(not(test))]
 moat_linux::entry!(run);
 
@@ -39,8 +52,7 @@ fn run() -> i32 {
         Err(error) => {
             // The help could not be printed either: there is nothing more to say.
             let _ = error.print();
-            // A wrong command line is a fault of 125, as for Docker, whatever the command.
-            if error.use_stderr() { i32::from(failure::ENGINE) } else { 0 }
+            usage_code(&error)
         }
     }
 }

@@ -17,6 +17,16 @@ pub(crate) struct Version {
 
 /// There is no server: what Docker tells of both is one program here.
 #[derive(Serialize)]
+struct Told {
+    #[serde(flatten)]
+    own: Facts,
+    #[serde(rename = "Client")]
+    client: Facts,
+    #[serde(rename = "Server")]
+    server: Facts,
+}
+
+#[derive(Clone, Serialize)]
 struct Facts {
     #[serde(rename = "Version")]
     version: &'static str,
@@ -43,7 +53,8 @@ impl Verb for Version {
             oci: moat_model::oci::VERSION,
         };
         if self.format.is_some() {
-            print(&format::documents(self.format.as_deref(), &[facts])?)?;
+            let told = Told { own: facts.clone(), client: facts.clone(), server: facts };
+            print(&format::documents(self.format.as_deref(), &[told])?)?;
             return Ok(0);
         }
         print(&format!(
