@@ -1,4 +1,4 @@
-//! Images as files and names: `import`, `save`, `load`, `tag`, `rmi`, `history`, `commit`, `export`.
+//! Images as files and names: `import`, `save`, `load`, `tag`, `rmi`, `history`, `export`.
 
 use moat_tests::Moat;
 
@@ -58,30 +58,6 @@ fn history_has_a_line_for_each_step() {
 }
 
 #[test]
-fn commit_keeps_changes_and_diff_tells_them() {
-    let moat = Moat::new();
-    moat.run(&[
-        "--name",
-        "work",
-        "busybox",
-        "sh",
-        "-c",
-        "echo new > /etc/new; rm /etc/group; echo more >> /etc/passwd",
-    ])
-    .success();
-    let changes = moat.call(&["diff", "work"]);
-    for line in ["A /etc/new", "D /etc/group", "C /etc/passwd"] {
-        assert!(changes.success().lines().any(|found| found == line), "{line} in {changes:?}");
-    }
-    let id = moat.call(&["commit", "-m", "by hand", "-c", "CMD [\"cat\", \"/etc/new\"]", "work", "worked:1"]);
-    assert!(id.success().starts_with("sha256:"), "{id:?}");
-    assert_eq!(moat.run(&["--rm", "worked:1"]).success(), "new\n");
-    assert_eq!(moat.run(&["--rm", "worked:1", "ls", "/etc/group"]).code, 1);
-    assert!(moat.call(&["history", "worked:1"]).success().contains("by hand"));
-    assert_eq!(moat.call(&["history", "-q", "worked:1"]).success().lines().count(), 2);
-}
-
-#[test]
 fn export_and_import_go_round() {
     let moat = Moat::new();
     moat.run(&["--name", "work", "busybox", "sh", "-c", "echo kept > /kept; rm /etc/group"]).success();
@@ -97,22 +73,36 @@ fn export_and_import_go_round() {
 }
 
 #[test]
-fn copies_go_both_ways() {
+fn inspect_has_dockers_shape() {
     let moat = Moat::new();
-    moat.start("box", &[], "while :; do sleep 1; done");
-    std::fs::write(moat.path("note"), "hello\n").unwrap();
-    let note = moat.path("note").display().to_string();
-    moat.call(&["cp", &note, "box:/tmp/there"]).success();
-    assert_eq!(moat.call(&["exec", "box", "cat", "/tmp/there"]).success(), "hello\n");
-    let back = moat.path("back").display().to_string();
-    moat.call(&["cp", "box:/tmp/there", &back]).success();
-    assert_eq!(std::fs::read_to_string(&back).unwrap(), "hello\n");
-    moat.call(&["cp", "box:/etc", &moat.path("etc").display().to_string()]).success();
-    assert!(moat.path("etc/passwd").is_file());
-    let tar = moat.call(&["cp", "box:/etc/passwd", "-"]);
-    assert!(tar.success().contains("web:x:1000"), "a tar archive holds the file as it is");
-    assert!(moat.call(&["cp", "box:/nothing", &back]).failure().contains("/nothing"));
-    assert_eq!(moat.call(&["cp", "box:/a", "box:/b"]).code, 1);
+    let told = moat.call(&["image", "inspect", "busybox"]);
+    let documents: serde_json::Value = serde_json::from_str(told.success()).unwrap();
+    let id = moat.call(&["images", "-q", "--no-trunc", "busybox"]).success().trim().to_owned();
+    for (pointer, value) in [
+        ("/0/Id", id.as_str()),
+        ("/0/RepoTags/0", "busybox:latest"),
+        ("/0/Os", "linux"),
+        ("/0/Config/Cmd/0", "/bin/sh"),
+        ("/0/Config/Env/0", "PATH=/bin"),
+        ("/0/Config/Labels/org.example.kind", "box"),
+        ("/0/RootFS/Type", "layers"),
+    ] {
+        assert_eq!(
+            documents.pointer(pointer).and_then(|found| found.as_str()),
+            Some(value),
+            "{pointer}: {told:?}"
+        );
+    }
+    assert!(documents[0]["Size"].as_u64().unwrap() > 500_000);
+    assert_eq!(documents[0]["RootFS"]["Layers"].as_array().unwrap().len(), 1);
+    // What the image does not say has a place all the same.
+    let unsaid = "{{json .Config.Entrypoint}} {{.Config.WorkingDir}} {{len .Config.ExposedPorts}}";
+    assert_eq!(moat.call(&["image", "inspect", "-f", unsaid, "busybox"]).success(), "null  0\n");
+    let missing = moat.call(&["image", "inspect", "nothing"]);
+    assert!(
+        missing.code == 1 && missing.stdout == "[]\n" && missing.stderr.contains("nothing"),
+        "{missing:?}"
+    );
 }
 
 #[test]

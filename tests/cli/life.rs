@@ -109,13 +109,19 @@ fn stats_once() {
 }
 
 #[test]
-fn update_changes_a_limit() {
+fn update_changes_a_limit_that_holds() {
     let moat = Moat::new();
-    moat.start("limited", &["-m", "64m"], "while :; do sleep 1; done");
-    moat.call(&["update", "-m", "128m", "--memory-swap", "128m", "limited"]).success();
-    assert_eq!(moat.inspect("limited")["HostConfig"]["Memory"], 128 << 20);
-    let line = moat.call(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "limited"]);
-    assert!(line.success().contains("/ 128MiB"), "{line:?}");
+    moat.start("box", &["--memory", "64m"], "while :; do sleep 1; done");
+    moat.call(&["update", "--memory", "32m", "--memory-swap", "32m", "--restart", "always", "box"]).success();
+    let found = moat.inspect("box");
+    assert_eq!(found["HostConfig"]["Memory"], 32 << 20);
+    assert_eq!(found["HostConfig"]["RestartPolicy"]["Name"], "always");
+    let line = moat.call(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "box"]);
+    assert!(line.success().contains("/ 32MiB"), "{line:?}");
+    let greedy = moat.call(&["exec", "box", "sh", "-c", "head -c 60000000 /dev/zero | tail | wc -c"]);
+    assert_ne!(greedy.stdout.trim(), "60000000", "{greedy:?}");
+    assert!(moat.call(&["update", "box"]).failure().contains("nothing is to be changed"));
+    moat.call(&["update", "--restart", "no", "box"]).success();
 }
 
 #[test]

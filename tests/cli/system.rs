@@ -66,4 +66,6 @@ fn info_and_version() {
     assert!(moat.call(&["system", "info"]).success().contains("Kernel Version: "));
     let version = moat.call(&["version", "--format", "{{.Version}} {{.Os}}"]);
     assert_eq!(version.success(), format!("{} linux\n", env!("CARGO_PKG_VERSION")));
+    let both = moat.call(&["version", "--format", "{{.Client.Version}} {{.Server.Version}}"]);
+    assert_eq!(both.success(), format!("{0} {0}\n", env!("CARGO_PKG_VERSION")));
 }

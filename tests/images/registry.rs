@@ -62,11 +62,7 @@ fn what_is_pushed_is_pulled_by_others() {
 #[test]
 fn names_passwords_and_helpers() {
     let scratch = Scratch::new();
-    let crypt = "import crypt; print('user:' + crypt.crypt('secret', crypt.mksalt(crypt.METHOD_BLOWFISH)))";
-    let file = scratch.path().join("htpasswd");
-    std::fs::write(&file, done(Command::new("python3").args(["-W", "ignore", "-c", crypt]))).unwrap();
-    let auth = format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display());
-    let registry = Registry::start_with(&auth);
+    let registry = Registry::closed("user", "secret");
     let layout = plain_layout(&scratch.path().join("layout"), &[layer("x")]);
     let image = load(&scratch.store, &layout, &LoadSpec::default(), &silent).unwrap().remove(0);
     let name: Reference = registry.name("closed:1").parse().unwrap();

@@ -14,6 +14,7 @@
 mod bundle;
 mod guest;
 mod home;
+mod killed;
 mod lab;
 mod layers;
 mod leftovers;
@@ -29,6 +30,7 @@ pub use bundle::{Bundle, default_config, make_root};
 pub use guest::GuestKernel;
 pub use guest::visit_with_machines;
 pub use home::Home;
+pub use killed::{Killed, Point, killed_at, points};
 pub use lab::{in_lab, run_in_lab, run_in_lab_with};
 pub use layers::{LayerTar, TarEntry, header, oci_layout, plain_layout};
 pub use leftovers::leftovers;

@@ -22,7 +22,22 @@ impl Registry {
 
     /// Starts one with further lines of configuration.
     pub fn start_with(further: &str) -> Self {
+        Self::start_in(tempfile::Builder::new().prefix("moat-registry-").tempdir().unwrap(), further)
+    }
+
+    /// Starts one that only a user with a password may use.
+    pub fn closed(user: &str, password: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("moat-registry-").tempdir().unwrap();
+        let crypt = "import crypt, sys; \
+                     print(sys.argv[1] + ':' + crypt.crypt(sys.argv[2], crypt.mksalt(crypt.METHOD_BLOWFISH)))";
+        let line = done(Command::new("python3").args(["-W", "ignore", "-c", crypt, user, password]));
+        let file = folder.path().join("htpasswd");
+        std::fs::write(&file, line).unwrap();
+        let auth = format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display());
+        Self::start_in(folder, &auth)
+    }
+
+    fn start_in(folder: TempDir, further: &str) -> Self {
         let data = folder.path().join("data");
         let text = format!(
             "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:0\n{further}",
