@@ -10,7 +10,10 @@
     reason = "a test that can not go on fails, and says where"
 )]
 
+mod configs;
 mod containerd;
+mod copies;
+mod docker;
 mod podman;
 
 use std::path::{Path, PathBuf};

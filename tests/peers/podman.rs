@@ -1,5 +1,6 @@
 //! `podman --runtime moat-runtime`.
 
+use std::path::Path;
 use std::process::Command;
 
 use moat_tests::{in_lab, program, run_in_lab, wait_until};
@@ -8,8 +9,8 @@ use serde_json::Value;
 use super::{Output, Place, in_terminal, output};
 
 /// Podman with everything of its own, and an image `box` of busybox.
-struct Podman {
-    place: Place,
+pub(super) struct Podman {
+    pub(super) place: Place,
 }
 
 impl Podman {
@@ -19,12 +20,23 @@ impl Podman {
         let configuration = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
              log_driver = \"k8s-file\"\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n";
         std::fs::write(place.path("containers.conf"), configuration).unwrap();
-        let tar = place.path("box.tar");
-        let packed = Command::new("tar").arg("-C").arg(place.rootfs()).arg("-cf").arg(&tar).arg(".").status();
-        assert!(packed.unwrap().success());
         let podman = Self { place };
-        podman.call(&["import", tar.to_str().unwrap(), "box"]).success();
+        podman.import(&podman.place.rootfs());
         podman
+    }
+
+    /// As [`Podman::new`], with an image of the folder `root`.
+    pub(super) fn of(root: &Path) -> Self {
+        let podman = Self::new();
+        podman.import(root);
+        podman
+    }
+
+    fn import(&self, root: &Path) {
+        let tar = self.place.path("box.tar");
+        let packed = Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&tar).arg(".").status();
+        assert!(packed.unwrap().success());
+        self.call(&["import", "--change", "ENV PATH=/bin", tar.to_str().unwrap(), "box"]).success();
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -38,7 +50,7 @@ impl Podman {
         command
     }
 
-    fn call(&self, args: &[&str]) -> Output {
+    pub(super) fn call(&self, args: &[&str]) -> Output {
         output(self.command(args))
     }
 
