@@ -21,7 +21,6 @@ mod shape;
 mod terminal;
 
 /// As for Docker a wrong flag is a fault of 125, whatever the command; one that is missing or unknown is 1.
-#[cfg_attr(test, expect(dead_code, reason = "the entry is not part of the tests"))]
 fn usage_code(error: &clap::Error) -> i32 {
     use clap::error::ErrorKind;
     match error.kind() {
