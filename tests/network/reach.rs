@@ -1,6 +1,8 @@
 //! Who reaches whom.
 
-use moat_tests::{HOST, HOST6, NetworkHost as Host, OUTSIDE, OUTSIDE6, Place, sh};
+use moat_tests::{
+    HOST, HOST6, Moat, NetworkHost as Host, OUTSIDE, OUTSIDE6, Place, in_lab, run_in_lab_with, sh,
+};
 
 #[test]
 fn each_other_and_the_outside() {
@@ -54,7 +56,7 @@ fn a_published_port_from_everywhere() {
     assert_eq!(host.outside().ask("tcp", HOST, 8080).as_deref(), Some(OUTSIDE));
 }
 
-/// The kernel at hand may have no SCTP: the rule is shown by the element that it looks up.
+/// The kernel at hand may have no SCTP: here the rule is shown by the element that it looks up.
 #[test]
 fn sctp_is_published() {
     let host = Host::new();
@@ -63,6 +65,29 @@ fn sctp_is_published() {
     let map = sh("nft list map inet moat ports4");
     assert!(map.contains(&format!("0.0.0.0/0 . sctp . 7000 : {ip} . 70")), "{map}");
     assert_eq!(host.moat("port one"), "70/sctp -> 0.0.0.0:7000");
+}
+
+/// In the emulated host, whose kernel has SCTP.
+#[test]
+fn sctp_is_spoken() {
+    if !in_lab() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("moat");
+        let mut strip = std::process::Command::new("strip");
+        assert!(strip.arg("-o").arg(&program).arg(Moat::empty().program()).status().unwrap().success());
+        run_in_lab_with("reach::sctp_is_spoken", &[&program]);
+        return;
+    }
+    let host = Host::new();
+    let one = host.start("one", "-p 7000:70/sctp");
+    let two = host.start("two", "");
+    let _server = one.serve("sctp", "0.0.0.0", 70);
+    let (ip1, ip2) = (host.ip("one", "bridge"), host.ip("two", "bridge"));
+    assert_eq!(two.ask("sctp", &ip1, 70), Some(ip2));
+    assert_eq!(host.outside().ask("sctp", HOST, 7000).as_deref(), Some(OUTSIDE));
+    assert!(Place::host().ask("sctp", "127.0.0.1", 7000).is_some());
+    let _outside = host.outside().serve("sctp", "0.0.0.0", 71);
+    assert_eq!(one.ask("sctp", OUTSIDE, 71).as_deref(), Some(HOST));
 }
 
 #[test]
