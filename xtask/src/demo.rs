@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::machines::{Machines, PLACE, furnish};
-use crate::{bundle, command, kernel, packages, registry::Registry, scratch::Scratch};
+use crate::{build, bundle, command, kernel, packages, registry::Registry, scratch::Scratch};
 
 /// How the emulated host's side of the demonstration is called.
 const INSIDE: &str = "--inside";
@@ -26,11 +26,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         bail!("the demonstration needs root: its containers have no user namespace");
     }
     packages::ensure(packages::DEMO)?;
-    command::step(command::cargo().args(["build", "--release", "--locked", "--package", "moat"]))?;
+    let program = build::program("moat", "release")?;
     let scratch = Scratch::new("demo")?;
     let registry = Registry::start(scratch.path())?;
     let image = registry.fill(&image(scratch.path())?, "box:1")?;
-    let moat = Moat { program: command::built("release")?.join("moat"), root: scratch.path().join("moat") };
+    let moat = Moat { program, root: scratch.path().join("moat") };
     show(&moat, &image)?;
     both_walls(scratch.path())
 }

@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
+mod build;
 mod bundle;
 mod cache;
 mod check;
@@ -33,6 +34,7 @@ const HELP: &str = "\
 The project's own tools.
 
   cargo xtask demo                  builds moat, and shows it with an image from a registry of its own
+  cargo xtask build [PROGRAM...]    builds the programs as users get them, and prints their files
   cargo xtask check                 formatting, lints, layers, sizes
   cargo xtask layers                only the arrows between the crates
   cargo xtask sizes                 only the long functions and files
@@ -80,6 +82,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         None => ("help", arguments),
     };
     match verb {
+        "build" => return build::run(rest),
         "check" => check::run()?,
         "layers" => layers::run()?,
         "sizes" => sizes::run()?,

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::{command, kernel, lab, packages};
+use crate::{build, command, kernel, lab, packages};
 
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     // Tests that need the emulated host call this very program. The build below may put a new
@@ -16,9 +16,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     packages::ensure(packages::TESTS)?;
     lab::prepare()?;
     command::step(command::cargo().args(["build", "--workspace", "--locked"]))?;
+    let runtime = build::program("moat-runtime", "dev")?;
     let mut runner = runner();
     runner.args(arguments);
-    runner.env("MOAT_XTASK", me);
+    // As it is used, which may be for another C library than the tests themselves.
+    runner.env("MOAT_XTASK", me).env("MOAT_RUNTIME", runtime);
     if let Some(kernel) = kernel::built()? {
         runner.env("MOAT_GUEST_KERNEL", kernel);
     }

@@ -8,6 +8,8 @@ use rustix::io::Errno;
 
 use crate::{Error, Result, fd_name, named, syscall};
 
+const PAGE: usize = 4096;
+
 /// `struct prctl_mm_map` of prctl(2), PR_SET_MM_MAP.
 #[repr(C)]
 #[derive(Default)]
@@ -28,12 +30,78 @@ struct MemoryMap {
     exe_fd: u32,
 }
 
-/// A mapping of the program's file.
+/// A part of this program's memory, as one of its program headers describes it: elf(5), `Elf64_Phdr`.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    pub kind: u32,
+    pub flags: u32,
+    pub start: usize,
+    /// The bytes that come from the file; what is behind them was zero at first.
+    file_length: usize,
+    pub length: usize,
+    offset: u64,
+}
+
+/// The parts of this program. None where the kernel does not tell.
+pub(crate) fn parts() -> impl Iterator<Item = Part> + Clone {
+    let headers = headers();
+    // Where the program was put, beside where it was linked to.
+    let itself = headers.iter().find(|header| header.p_type == libc::PT_PHDR);
+    let shift = itself.map_or(0, |header| headers.as_ptr().addr().wrapping_sub(header.p_vaddr as usize));
+    headers.iter().map(move |header| Part {
+        kind: header.p_type,
+        flags: header.p_flags,
+        start: shift.wrapping_add(header.p_vaddr as usize),
+        file_length: header.p_filesz as usize,
+        length: header.p_memsz as usize,
+        offset: header.p_offset,
+    })
+}
+
+/// This program's variables: the writable parts that stay writable.
+pub(crate) fn variables() -> impl Iterator<Item = Part> {
+    let parts = parts();
+    let read_only = parts.clone().find(|part| part.kind == libc::PT_GNU_RELRO);
+    parts.filter(move |part| {
+        part.kind == libc::PT_LOAD
+            && part.flags & libc::PF_W != 0
+            && read_only.is_none_or(|read_only| read_only.start != part.start)
+    })
+}
+
+fn headers() -> &'static [libc::Elf64_Phdr] {
+    // SAFETY: reads what the kernel gave to this process at its start.
+    let (at, count) = unsafe { (libc::getauxval(libc::AT_PHDR), libc::getauxval(libc::AT_PHNUM)) };
+    if at == 0 {
+        return &[];
+    }
+    // SAFETY: the kernel has told where the program's own headers are mapped, and how many; they are constant.
+    unsafe { std::slice::from_raw_parts(ptr::with_exposed_provenance(at as usize), count as usize) }
+}
+
+/// A mapping of the program's file, in whole pages.
 struct Mapping {
     start: usize,
     length: usize,
     offset: u64,
     protection: i32,
+}
+
+impl Mapping {
+    fn of(part: &Part) -> Self {
+        let bits =
+            [(libc::PF_R, libc::PROT_READ), (libc::PF_W, libc::PROT_WRITE), (libc::PF_X, libc::PROT_EXEC)];
+        let start = part.start & !(PAGE - 1);
+        Self {
+            start,
+            length: (part.start + part.file_length).next_multiple_of(PAGE) - start,
+            offset: part.offset & !(PAGE as u64 - 1),
+            protection: bits
+                .iter()
+                .filter(|(flag, _)| part.flags & flag != 0)
+                .fold(0, |all, (_, bit)| all | bit),
+        }
+    }
 }
 
 /// Makes this process run from another view of its own file: every mapping of the file is replaced by one of
@@ -45,17 +113,14 @@ struct Mapping {
 /// which does no harm.
 pub fn move_to(file: BorrowedFd<'_>) -> Result<()> {
     let refuse = |errno| Error::new("prctl", format!("PR_SET_MM_MAP, {}", fd_name(file)), errno);
-    let own = std::fs::read_link("/proc/self/exe").map_err(|_| refuse(Errno::NOENT))?;
-    let own = own.to_str().ok_or_else(|| refuse(Errno::INVAL))?;
-    let maps = crate::fs::read_text(Path::new("/proc/self/maps"))?;
-    for mapping in maps.lines().filter_map(|line| parse(line, own)) {
-        // What is writable, or was until it was relocated (RELRO), holds this process's own values. All of that
-        // lies behind the text; before it there are only constants.
-        if mapping.protection & libc::PROT_EXEC != 0 || mapping.offset == 0 {
-            map_file(&mapping, file)?;
-        } else {
-            copy(&mapping)?;
-        }
+    let loaded = parts().filter(|part| part.kind == libc::PT_LOAD && part.file_length != 0);
+    for part in loaded {
+        let mapping = Mapping::of(&part);
+        // What is writable, or was until it was relocated (RELRO), holds this process's own values.
+        if part.flags & libc::PF_W == 0 { map_file(&mapping, file)? } else { copy(&mapping)? }
+    }
+    for part in parts().filter(|part| part.kind == libc::PT_GNU_RELRO) {
+        protect(&part)?;
     }
     let mut map = layout().ok_or_else(|| refuse(Errno::INVAL))?;
     map.exe_fd = file.as_raw_fd().cast_unsigned();
@@ -65,24 +130,6 @@ pub fn move_to(file: BorrowedFd<'_>) -> Result<()> {
         libc::prctl(libc::PR_SET_MM, libc::PR_SET_MM_MAP, &raw const map, size_of::<MemoryMap>(), 0)
     };
     syscall(returned.into()).map_err(refuse).map(drop)
-}
-
-/// One line of /proc/self/maps, if it is of the file `own`: `start-end perms offset dev inode path`.
-fn parse(line: &str, own: &str) -> Option<Mapping> {
-    let mut fields = line.split_ascii_whitespace();
-    let (range, permissions, offset) = (fields.next()?, fields.next()?, fields.next()?);
-    line.ends_with(own).then_some(())?;
-    let (start, end) = range.split_once('-')?;
-    let number = |text: &str| usize::from_str_radix(text, 16).ok();
-    let start = number(start)?;
-    let bits = [('r', libc::PROT_READ), ('w', libc::PROT_WRITE), ('x', libc::PROT_EXEC)];
-    let set = bits.iter().filter(|(letter, _)| permissions.contains(*letter));
-    Some(Mapping {
-        start,
-        length: number(end)?.checked_sub(start)?,
-        offset: u64::from_str_radix(offset, 16).ok()?,
-        protection: set.fold(0, |all, (_, bit)| all | bit),
-    })
 }
 
 fn map_file(mapping: &Mapping, file: BorrowedFd<'_>) -> Result<()> {
@@ -136,13 +183,16 @@ fn copy(mapping: &Mapping) -> Result<()> {
             ptr::without_provenance_mut::<libc::c_void>(mapping.start),
         )
     };
-    named(check(moved), "mremap", text)?;
-    if mapping.protection == writable {
-        return Ok(());
-    }
-    // SAFETY: the range was just mapped; it gets the protection that it had.
-    let returned = unsafe { libc::mprotect(moved, mapping.length, mapping.protection) };
-    named(syscall(returned.into()), "mprotect", text).map(drop)
+    named(check(moved), "mremap", text)
+}
+
+/// Makes read-only again what was until it was copied. The part ends with a page.
+fn protect(part: &Part) -> Result<()> {
+    let start = part.start & !(PAGE - 1);
+    let length = (part.start + part.length - start) & !(PAGE - 1);
+    // SAFETY: this is what the program's start did; nobody writes there.
+    let returned = unsafe { libc::mprotect(ptr::without_provenance_mut(start), length, libc::PROT_READ) };
+    named(syscall(returned.into()), "mprotect", || format!("{start:#x}, {length} bytes")).map(drop)
 }
 
 fn check(mapped: *mut libc::c_void) -> rustix::io::Result<()> {

@@ -49,7 +49,7 @@ impl Statistics {
     /// Errors: ENOTTY where the kernel has none (before Linux 5.14).
     pub fn open(object: BorrowedFd<'_>) -> Result<Self> {
         // SAFETY: the call takes no argument and gives a new descriptor.
-        let fd = syscall(unsafe { libc::ioctl(object.as_raw_fd(), KVM_GET_STATS_FD, 0) }.into());
+        let fd = syscall(unsafe { libc::ioctl(object.as_raw_fd(), KVM_GET_STATS_FD as _, 0) }.into());
         let fd = named(fd, "ioctl", || format!("{}, KVM_GET_STATS_FD", fd_name(object)))?;
         // SAFETY: the kernel has just given this descriptor to nobody else.
         let file = File::from(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) });

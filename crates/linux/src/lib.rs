@@ -11,7 +11,7 @@
 pub mod bpf;
 pub mod capability;
 pub mod credentials;
-mod entry;
+pub mod entry;
 mod error;
 pub mod fs;
 pub mod image;

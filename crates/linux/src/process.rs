@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use linux_raw_sys::general as raw;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitStatus};
 
-use crate::{Error, Result, fd_name, named, syscall};
+use crate::{Error, Result, fd_name, image, named, syscall};
 
 /// CLONE_NEW* bits.
 pub mod namespace {
@@ -306,7 +306,7 @@ pub fn execute(fd: Option<BorrowedFd<'_>>, path: &CStr, args: &[CString], env: &
 /// environment. Returns only when it failed.
 pub fn execute_again(fd: Option<BorrowedFd<'_>>, path: &CStr, more: Option<CString>) -> Error {
     let nul = |_| Error::new("execve", path.to_string_lossy(), rustix::io::Errno::INVAL);
-    let args = std::env::args_os().map(|word| CString::new(word.as_bytes()));
+    let args = crate::entry::arguments().into_iter().map(|word| CString::new(word.as_bytes()));
     let env = std::env::vars_os()
         .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()));
     let env = env.chain(more.map(Ok));
@@ -412,13 +412,6 @@ pub fn prepare_signals() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
-unsafe extern "C" {
-    /// Where the program's variables begin; the linker defines both names.
-    static __data_start: u8;
-    /// Where they end.
-    static _end: u8;
-}
-
 /// Provides the memory that every run of a short program comes to touch, by a few calls of madvise(2) with
 /// MADV_POPULATE_WRITE instead of a fault for each page. Faults cost the more the more walls are around the kernel:
 /// inside a virtual machine this saves a fifteenth of all that starting a container costs.
@@ -433,9 +426,11 @@ pub fn populate_memory() {
     let mut heap: Vec<u8> = Vec::with_capacity(HEAP_BYTES);
     let first = heap.as_mut_ptr().wrapping_add(PAGE - 1).map_addr(down);
     let stack = (&raw mut heap).cast::<u8>().map_addr(down).wrapping_sub(STACK_BYTES);
-    let data = (&raw const __data_start).cast_mut().map_addr(down);
-    let data_bytes = (&raw const _end).addr().saturating_sub(data.addr());
-    for (start, length) in [(first, HEAP_BYTES - PAGE), (stack, STACK_BYTES), (data, data_bytes)] {
+    let data = image::variables().map(|part| {
+        let start = down(part.start);
+        (std::ptr::with_exposed_provenance_mut::<u8>(start), part.length + (part.start - start))
+    });
+    for (start, length) in [(first, HEAP_BYTES - PAGE), (stack, STACK_BYTES)].into_iter().chain(data) {
         // SAFETY: this advice changes no content. The ranges are within the vector, below the frame of this function
         // in the mapping of the stack, and the program's own variables; what is not mapped or not writable is refused.
         unsafe { libc::madvise(start.cast(), length, libc::MADV_POPULATE_WRITE) };
@@ -443,10 +438,13 @@ pub fn populate_memory() {
 }
 
 /// Gives back to the kernel what the allocator keeps for later: for a process that has done its hard work and
-/// goes on to wait for long.
+/// goes on to wait for long. Not needed where the C library is not glibc: others give back by themselves.
 pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
     // SAFETY: takes an integer and touches only memory that nobody uses.
-    unsafe { libc::malloc_trim(0) };
+    unsafe {
+        libc::malloc_trim(0)
+    };
 }
 
 /// signalfd(2) for every signal; they must be blocked. Reads give `signalfd_siginfo` records.
@@ -521,11 +519,13 @@ pub fn signal_number(text: &str) -> Option<i32> {
 }
 
 /// Keeps the allocator to one arena, for a process that gives up system calls later: with more, an arena that shrinks
-/// makes it look into /proc, in whichever thread that happens. Before any thread is started.
+/// makes it look into /proc, in whichever thread that happens. Before any thread is started. Other C libraries than
+/// glibc have no arenas.
 pub fn one_arena() -> Result<()> {
+    #[cfg(target_env = "gnu")]
     // SAFETY: sets a number of the allocator's own.
-    match unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) } {
-        1 => Ok(()),
-        _ => Err(Error::new("mallopt", "M_ARENA_MAX, 1".to_owned(), rustix::io::Errno::INVAL)),
+    if unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) } != 1 {
+        return Err(Error::new("mallopt", "M_ARENA_MAX, 1".to_owned(), rustix::io::Errno::INVAL));
     }
+    Ok(())
 }

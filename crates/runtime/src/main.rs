@@ -9,7 +9,13 @@ mod foreground;
 mod log;
 mod terminal;
 
+use moat_linux::entry;
 use moat_sandbox::self_exe;
+
+/// musl's own allocator spreads small values over many pages, and each costs a fault in a program that lives for
+/// milliseconds.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 #[cfg(not(test))]
 moat_linux::entry!(run);
@@ -20,7 +26,7 @@ fn protect() -> moat_sandbox::Result<()> {
     let builds = |argument: &std::ffi::OsString| {
         ["create", "run", "exec"].iter().any(|verb| argument.as_os_str() == *verb)
     };
-    if std::env::args_os().skip(1).any(|argument| builds(&argument)) { self_exe::protect() } else { Ok(()) }
+    if entry::arguments().iter().skip(1).any(builds) { self_exe::protect() } else { Ok(()) }
 }
 
 #[cfg_attr(test, expect(dead_code, reason = "the entry is not part of the tests"))]
@@ -28,7 +34,7 @@ fn run() -> i32 {
     if let Err(error) = protect() {
         return log::Log::stderr().fail(&error);
     }
-    let cli = match cli::parse(std::env::args_os()) {
+    let cli = match cli::parse(entry::arguments()) {
         Ok(cli) => cli,
         Err(error) => {
             let failed = error.use_stderr();

@@ -20,7 +20,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-use crate::command;
+use crate::{build, command};
 
 const USAGE: &str = "\
 usage: cargo xtask bench runtime [--runs N] [--gate] [--json FILE] [--runtime FILE]
@@ -81,16 +81,7 @@ impl Options {
             Some(program) => {
                 program.canonicalize().with_context(|| format!("there is no {}", program.display()))
             }
-            None => {
-                command::step(command::cargo().args([
-                    "build",
-                    "--release",
-                    "--locked",
-                    "--package",
-                    package,
-                ]))?;
-                Ok(command::built("release")?.join(package))
-            }
+            None => build::program(package, "release"),
         }
     }
 }
