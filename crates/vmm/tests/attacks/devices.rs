@@ -1,57 +1,26 @@
 //! One device of each type, each with a back-end that is there.
 
 use std::fs::File;
-use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use moat_linux::iov::IoBuffer;
 use moat_vmm::backend::{FileDisk, OsEntropy, UnixVsock};
-use moat_vmm::device::Stream;
 use moat_vmm::rate_limit::RateLimit;
 use moat_vmm::virtio::VirtioDevice;
 use moat_vmm::virtio::block::{Block, BlockOptions};
 use moat_vmm::virtio::console::{Console, PortOptions};
-use moat_vmm::virtio::net::{Link, Net, NetOptions, Offloads};
+use moat_vmm::virtio::net::{Net, NetOptions};
 use moat_vmm::virtio::rng::Rng;
 use moat_vmm::virtio::vsock::Vsock;
 use rustix::fs::MemfdFlags;
+
+use crate::idle::Idle;
 
 #[allow(dead_code, reason = "several test programs use parts of this")]
 pub(crate) fn file(bytes: u64) -> File {
     let file = File::from(rustix::fs::memfd_create("disk", MemfdFlags::CLOEXEC).unwrap());
     file.set_len(bytes).unwrap();
     file
-}
-
-pub(crate) struct Nothing;
-
-impl Stream for Nothing {
-    fn read(&mut self, _to: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
-
-    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
-        Ok(from.len())
-    }
-}
-
-impl Link for Nothing {
-    fn receive(&mut self, _to: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
-
-    fn send(&mut self, _parts: &[IoBuffer<'_>]) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn set_offloads(&mut self, _offloads: Offloads) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn set_enabled(&mut self, _enabled: bool) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A path in the folder for temporary files that nobody else has.
@@ -67,10 +36,11 @@ pub(crate) fn all() -> Vec<Box<dyn VirtioDevice>> {
         BlockOptions { queues: 2, ..BlockOptions::default() },
     );
     let ports = [("", true), ("second", false)];
-    let ports = ports.map(|(name, console)| (Nothing, PortOptions { name: name.to_owned(), console }));
+    let ports =
+        ports.map(|(name, console)| (Idle::default(), PortOptions { name: name.to_owned(), console }));
     vec![
         Box::new(block),
-        Box::new(Net::new([Nothing, Nothing], NetOptions::default())),
+        Box::new(Net::new([Idle::default(), Idle::default()], NetOptions::default())),
         Box::new(Console::new(ports)),
         Box::new(Rng::new(OsEntropy, RateLimit::none())),
         Box::new(Vsock::new(UnixVsock::bind(&path("vsock")).unwrap(), 3)),

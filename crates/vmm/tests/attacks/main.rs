@@ -9,6 +9,7 @@ mod hands;
 mod descriptor_length;
 mod descriptor_loop;
 mod devices;
+mod idle;
 mod image_probe;
 mod log_flood;
 mod msr;

@@ -7,6 +7,8 @@ mod console;
 #[path = "../attacks/devices.rs"]
 mod devices;
 mod driver;
+#[path = "../attacks/idle.rs"]
+mod idle;
 mod net;
 mod probe;
 mod registers;
