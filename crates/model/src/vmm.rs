@@ -54,6 +54,9 @@ pub struct MachineSpec {
     /// A virtio console on the monitor's standard input and output; then the serial port has none.
     #[serde(default)]
     pub console: bool,
+    /// Ports of the virtio console beside the terminal: channels of bytes, which the guest finds by their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortSpec>,
     /// Whether a notification reaches the device without an exit (ioeventfd).
     #[serde(default = "yes")]
     pub doorbells: bool,
@@ -122,6 +125,16 @@ pub struct VsockSpec {
     pub socket: String,
 }
 
+/// A port of the virtio console.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortSpec {
+    /// What the guest finds it by, at most 64 bytes.
+    pub name: String,
+    /// A terminal, a FIFO, a unix socket that somebody listens at, or `fd:N`.
+    pub file: String,
+}
+
 /// A rate; 0 is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -169,6 +182,7 @@ impl MachineSpec {
             nets: Vec::new(),
             vsock: None,
             console: false,
+            ports: Vec::new(),
             doorbells: true,
             symbols: None,
         }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use moat_model::vmm::{DiskSpec, FlatMode, LimitSpec, MachineSpec, NetSpec, VsockSpec};
+use moat_model::vmm::{DiskSpec, FlatMode, LimitSpec, MachineSpec, NetSpec, PortSpec, VsockSpec};
 
 /// A monitor for one microVM.
 #[derive(Debug, Parser)]
@@ -69,7 +69,7 @@ pub(crate) enum ControlCommand {
     /// Counters, as JSON.
     Metrics(Socket),
     /// The registers of each processor.
-    Vcpus(ExitsArgs),
+    Vcpus(VcpusArgs),
     /// The way of an address of a paused guest: page tables, memory slot, the host's addresses.
     Walk(WalkArgs),
 }
@@ -84,6 +84,18 @@ pub(crate) struct Socket {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExitsArgs {
+    #[command(flatten)]
+    pub(crate) socket: Socket,
+    /// Print JSON, one report a line, instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print it again every so many seconds, until the machine ends.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) every: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VcpusArgs {
     #[command(flatten)]
     pub(crate) socket: Socket,
     /// Print JSON instead of text for a person.
@@ -149,6 +161,9 @@ pub(crate) struct RestoreArgs {
     /// Another tap device for network card N: N=TAP. May be repeated.
     #[arg(long, value_name = "N=TAP", value_parser = numbered)]
     pub(crate) net: Vec<(usize, String)>,
+    /// Another file for port N of the console, not counting the terminal: N=FILE. May be repeated.
+    #[arg(long, value_name = "N=FILE", value_parser = numbered)]
+    pub(crate) port: Vec<(usize, String)>,
     /// Another unix socket for the guest's sockets.
     #[arg(long, value_name = "PATH")]
     pub(crate) vsock: Option<String>,
@@ -225,6 +240,10 @@ pub(crate) struct RunArgs {
     /// A virtio console on standard input and output.
     #[arg(long, requires = "no_serial")]
     console: bool,
+    /// A port of the virtio console beside that: NAME=FILE, a terminal, a FIFO or a unix socket that somebody listens
+    /// at. May be repeated.
+    #[arg(long, value_name = "NAME=FILE", value_parser = port)]
+    port: Vec<PortSpec>,
     /// Notifications are exits to the monitor; to see what that costs.
     #[arg(long)]
     no_doorbells: bool,
@@ -271,6 +290,7 @@ impl RunArgs {
             nets: self.net.clone(),
             vsock: self.vsock.clone(),
             console: self.console,
+            ports: self.port.clone(),
             doorbells: !self.no_doorbells,
             symbols: self.symbols.clone(),
         }
@@ -373,6 +393,11 @@ fn net(text: &str) -> Result<NetSpec, String> {
         }
     }
     Ok(spec)
+}
+
+fn port(text: &str) -> Result<PortSpec, String> {
+    let (name, file) = text.split_once('=').ok_or("a port is NAME=FILE, such as agent=/run/agent.sock")?;
+    Ok(PortSpec { name: name.to_owned(), file: file.to_owned() })
 }
 
 fn vsock(text: &str) -> Result<VsockSpec, String> {

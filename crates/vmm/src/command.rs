@@ -14,8 +14,8 @@ use moat_vmm::snapshot::{Check, Key, Shelf, read_key};
 use moat_vmm::{Context, Error, Result};
 
 use crate::cli::{
-    Cli, Command, ControlCommand, ExitsArgs, InitramfsArgs, LifeArgs, RestoreArgs, RunArgs, ServeArgs,
-    ShelfArgs, SnapshotArgs, Socket, WalkArgs,
+    Cli, Command, ControlCommand, InitramfsArgs, LifeArgs, RestoreArgs, RunArgs, ServeArgs, ShelfArgs,
+    SnapshotArgs, WalkArgs,
 };
 use crate::say;
 
@@ -59,6 +59,10 @@ fn restore(arguments: &RestoreArgs) -> Result<u8> {
         net.ok_or_else(|| Error::new(format!("the machine has no network card {number}")))?
             .tap
             .clone_from(tap);
+    }
+    for (number, file) in &arguments.port {
+        let port = spec.ports.get_mut(*number);
+        port.ok_or_else(|| Error::new(format!("the machine has no port {number}")))?.file.clone_from(file);
     }
     if let Some(socket) = &arguments.vsock {
         let vsock = spec.vsock.as_mut().ok_or_else(|| Error::new("the machine has no vsock"))?;
@@ -161,7 +165,8 @@ fn finish(end: End) -> Result<u8> {
 fn control(command: &ControlCommand) -> Result<u8> {
     let mut body = String::new();
     let walk;
-    let (socket, method, target): (&Socket, _, _) = match command {
+    let of = |json: bool, text: &'static str, table: &'static str| if json { text } else { table };
+    let (socket, method, target) = match command {
         ControlCommand::Status(socket) => (socket, "GET", "/machine"),
         ControlCommand::Start(socket) => (socket, "POST", "/machine/start"),
         ControlCommand::Pause(socket) => (socket, "POST", "/machine/pause"),
@@ -172,28 +177,66 @@ fn control(command: &ControlCommand) -> Result<u8> {
             (socket, "PUT", "/snapshot")
         }
         ControlCommand::Metrics(socket) => (socket, "GET", "/metrics"),
-        ControlCommand::Vcpus(ExitsArgs { socket, json: true }) => (socket, "GET", "/vcpus"),
-        ControlCommand::Vcpus(ExitsArgs { socket, json: false }) => (socket, "GET", "/vcpus?format=text"),
+        ControlCommand::Vcpus(vcpus) => {
+            (&vcpus.socket, "GET", of(vcpus.json, "/vcpus", "/vcpus?format=text"))
+        }
         ControlCommand::Walk(WalkArgs { socket, address, vcpu, json }) => {
-            let format = if *json { "json" } else { "table" };
+            let format = of(*json, "json", "table");
             walk = format!("/walk?address={address}&vcpu={vcpu}&format={format}");
             (socket, "GET", walk.as_str())
         }
-        ControlCommand::Exits(ExitsArgs { socket, json: true }) => (socket, "GET", "/exits"),
-        ControlCommand::Exits(ExitsArgs { socket, json: false }) => (socket, "GET", "/exits?format=table"),
+        ControlCommand::Exits(exits) => {
+            let target = of(exits.json, "/exits", "/exits?format=table");
+            if let Some(seconds) = exits.every {
+                return every(seconds, &exits.socket.api, target);
+            }
+            (&exits.socket, "GET", target)
+        }
     };
-    let answer = request(&socket.api, method, target, &body)?;
-    if !(200..300).contains(&answer.status) {
-        let message: Option<String> = serde_json::from_str::<serde_json::Value>(&answer.body)
-            .ok()
-            .and_then(|body| body.get("message")?.as_str().map(str::to_owned));
-        return Err(Error::new(message.unwrap_or(answer.body)));
-    }
-    if !answer.body.is_empty() {
-        let mut out = std::io::stdout().lock();
-        writeln!(out, "{}", answer.body.trim_end()).context(|| "standard output")?;
-    }
+    print(&ask(&socket.api, method, target, &body)?)?;
     Ok(0)
+}
+
+/// The answer's body, or the sentence with which the monitor refused.
+fn ask(api: &Path, method: &str, target: &str, body: &str) -> Result<String> {
+    let answer = request(api, method, target, body)?;
+    if (200..300).contains(&answer.status) {
+        return Ok(answer.body);
+    }
+    let message: Option<String> = serde_json::from_str::<serde_json::Value>(&answer.body)
+        .ok()
+        .and_then(|body| body.get("message")?.as_str().map(str::to_owned));
+    Err(Error::new(message.unwrap_or(answer.body)))
+}
+
+/// Asks again and again; the end of the monitor is the end of this. On a terminal each answer takes the place of
+/// the last.
+fn every(seconds: u32, api: &Path, target: &str) -> Result<u8> {
+    const CLEAR: &str = "\x1b[H\x1b[2J";
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+    let mut answer = ask(api, "GET", target, "")?;
+    loop {
+        let clear = if terminal { CLEAR } else { "" };
+        print(&format!("{clear}{answer}"))?;
+        std::thread::sleep(std::time::Duration::from_secs(seconds.into()));
+        answer = match ask(api, "GET", target, "") {
+            Ok(answer) => answer,
+            Err(_) if !listens(api) => return Ok(0),
+            Err(error) => return Err(error),
+        };
+    }
+}
+
+fn listens(api: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(api).is_ok()
+}
+
+fn print(text: &str) -> Result<()> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()).context(|| "standard output")
 }
 
 fn print_error(text: &str) {

@@ -5,18 +5,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use moat_model::vmm::{DiskSpec, LimitSpec, MachineSpec, NetSpec, VsockSpec};
+use moat_model::vmm::{DiskSpec, LimitSpec, MachineSpec, NetSpec, PortSpec, VsockSpec};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::files;
 use super::stdio::Stdio;
-use crate::backend::{FileDisk, OsEntropy, Tap, UnixVsock, UringDisk};
+use crate::backend::{FdStream, FileDisk, OsEntropy, Tap, UnixVsock, UringDisk};
 use crate::boot::layout;
 use crate::bus::Bus;
 use crate::device::i8042::I8042;
 use crate::device::power::Power;
 use crate::device::serial::Serial;
-use crate::device::{BusDevice, InterruptLine};
+use crate::device::{BusDevice, InterruptLine, Stream};
 use crate::kvm::{Doorbell, Space, Vm};
 use crate::lock::lock;
 use crate::memory::Memory;
@@ -24,7 +24,7 @@ use crate::processor::{End, Ending};
 use crate::rate_limit::{RateLimit, RateLimitSpec};
 use crate::virtio::VirtioDevice;
 use crate::virtio::block::{Block, BlockOptions, MOST_QUEUES};
-use crate::virtio::console::{Console, PortOptions};
+use crate::virtio::console::{Console, MOST_PORTS, NAME_BYTES, PortOptions};
 use crate::virtio::mmio::{Transport, register};
 use crate::virtio::net::{MOST_PAIRS, Net, NetOptions};
 use crate::virtio::rng::Rng;
@@ -156,7 +156,7 @@ pub(super) fn virtio_devices(spec: &MachineSpec) -> Result<u8> {
     let most = layout::INTERRUPT_LINES - layout::FIRST_VIRTIO_LINE;
     let count = spec.disks.len()
         + spec.nets.len()
-        + [spec.vsock.is_some(), spec.rng, spec.console].iter().filter(|on| **on).count();
+        + [spec.vsock.is_some(), spec.rng, has_console(spec)].iter().filter(|on| **on).count();
     match u8::try_from(count) {
         Ok(count) if u32::from(count) <= most => Ok(count),
         _ => Err(Error::new(format!("the machine has {count} virtio devices, and there is room for {most}"))),
@@ -188,22 +188,43 @@ fn parts(spec: &MachineSpec) -> Result<Vec<Part>> {
     if let Some(vsock) = &spec.vsock {
         parts.push(sockets(vsock)?);
     }
-    if spec.console {
-        let stdio = Stdio::new()?;
-        let ends = stdio.clone_ends()?;
-        let port = PortOptions { name: String::new(), console: true };
-        let watches = ends.into_iter().map(|fd| Watch { fd, token: 0 }).collect();
-        parts.push(Part {
-            name: "console".to_owned(),
-            device: Box::new(Console::new([(stdio, port)])),
-            watches,
-        });
+    if has_console(spec) {
+        parts.push(console(spec)?);
     }
     if spec.rng {
         let device = Box::new(Rng::new(OsEntropy, RateLimit::none()));
         parts.push(Part { name: "rng".to_owned(), device, watches: Vec::new() });
     }
     Ok(parts)
+}
+
+fn has_console(spec: &MachineSpec) -> bool {
+    spec.console || !spec.ports.is_empty()
+}
+
+/// The console: the terminal first, if there is one, then the named ports.
+fn console(spec: &MachineSpec) -> Result<Part> {
+    let mut ports: Vec<(Box<dyn Stream>, PortOptions)> = Vec::new();
+    let mut watches = Vec::new();
+    if spec.console {
+        let stdio = Stdio::new()?;
+        watches.extend(stdio.clone_ends()?.into_iter().map(|fd| Watch { fd, token: 0 }));
+        ports.push((Box::new(stdio), PortOptions { name: String::new(), console: true }));
+    }
+    for PortSpec { name, file } in &spec.ports {
+        if !(1..=NAME_BYTES).contains(&name.len()) {
+            return Err(Error::new(format!("port {name:?}: a name has 1 to {NAME_BYTES} bytes")));
+        }
+        let channel = files::open_channel(file).context(|| format!("port {name} on {file}"))?;
+        let token = ports.len() as u64;
+        watches.push(Watch { fd: channel.try_clone()?, token });
+        let stream = FdStream::new(Some(channel.try_clone()?), Some(channel));
+        ports.push((Box::new(stream), PortOptions { name: name.clone(), console: false }));
+    }
+    if ports.len() > usize::from(MOST_PORTS) {
+        return Err(Error::new(format!("{} ports are more than a console's {MOST_PORTS}", ports.len())));
+    }
+    Ok(Part { name: "console".to_owned(), device: Box::new(Console::new(ports)), watches })
 }
 
 fn block(name: String, spec: &DiskSpec) -> Result<Part> {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -55,6 +56,28 @@ pub(super) fn open_disk(name: &str, read_only: bool) -> Result<File> {
         Some(fd) => Ok(File::from(fd)),
         None => crate::backend::open_disk(Path::new(name), read_only),
     }
+}
+
+/// Opens a channel of bytes both ways, of which no call blocks: a terminal, a FIFO, or a unix socket at which
+/// somebody listens.
+pub(super) fn open_channel(name: &str) -> Result<OwnedFd> {
+    use std::os::unix::fs::FileTypeExt;
+    if let Some(fd) = inherited(name)? {
+        // What is inherited is this machine's alone, so the flag is nobody else's.
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        return Ok(fd);
+    }
+    let kind = std::fs::metadata(name)?.file_type();
+    if kind.is_socket() {
+        let socket = UnixStream::connect(name)?;
+        socket.set_nonblocking(true)?;
+        return Ok(OwnedFd::from(socket));
+    }
+    if !kind.is_fifo() && !kind.is_char_device() {
+        return Err(Error::new("it is no terminal, no FIFO and no socket"));
+    }
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(name, flags, Mode::empty())?)
 }
 
 /// Whether a descriptor's number is the caller's own; only for messages.
