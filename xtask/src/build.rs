@@ -14,7 +14,7 @@ use crate::command;
 const MUSL: &str = "x86_64-unknown-linux-musl";
 
 /// What is built when nothing is named.
-const PROGRAMS: &[&str] = &["moat", "moat-runtime", "moat-vmm"];
+const PROGRAMS: &[&str] = &["moat", "moat-agent", "moat-runtime", "moat-vmm"];
 
 /// Builds the named packages, or all, for use, and prints where their programs are.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
