@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use moat_tests::{Moat, Point, killed_at, points};
+use moat_tests::{Moat, Point, killed_at, points, wait_until};
 
 /// How many points of each command are tried.
 const TURNS: usize = 60;
@@ -150,6 +150,8 @@ fn start_of_what_is_started_again() {
         // It is still there, and can be started.
         assert_ne!(house.moat.status("killed"), "running", "{when}");
         house.moat.call(&["start", "--attach", "killed"]);
+        // Its policy starts it once more.
+        wait_until(|| house.moat.status("killed") == "exited");
         assert_eq!(house.moat.inspect("killed")["State"]["ExitCode"], 1, "{when}");
     }
     house.moat.call(&["rm", "-f", "killed"]).success();
