@@ -90,11 +90,10 @@ pub(super) fn boot(options: &Options, kernel: &Kernel, archive: &[u8]) -> Result
     Ok(code.map_or(End::Died(words), End::Status))
 }
 
-/// The machine itself: no device that nobody uses, since each costs the firmware time. Without fast string
-/// instructions, for emulated they are slow: the kernel would copy and clear byte by byte, where it now takes eight.
+/// The machine itself: no device that nobody uses, since each costs the firmware time.
 fn machine(qemu: &mut Command, icount: bool, memory_mib: u32) {
     qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-M", "q35"]);
-    qemu.args(["-cpu", "max,+svm,-erms,-fsrm", "-m", &memory_mib.to_string()]);
+    qemu.args(["-cpu", "max,+svm", "-m", &memory_mib.to_string()]);
     if icount {
         qemu.args(["-accel", "tcg,thread=single", "-smp", "1", "-icount", "shift=1,sleep=off"]);
     } else {
