@@ -9,10 +9,12 @@ use moat_model::workload::{Status, WorkloadSpec};
 
 use crate::house::{House, names, wait_until};
 
-const FOREVER: [&str; 3] = ["sh", "-c", "trap 'exit 9' TERM; while true; do sleep 0.01; done"];
+const FOREVER: [&str; 3] = ["sh", "-c", "trap 'exit 9' TERM; echo set; while true; do sleep 0.01; done"];
 
 pub(crate) fn stop_and_kill(house: &House) {
     let polite = house.detached(&FOREVER);
+    // A signal that comes before the shell has set its trap would end nothing: PID 1 ignores it.
+    wait_until(|| polite.logs(moat_engine::LogQuery::default()).unwrap().count() > 0);
     polite.stop(&StopOptions::default()).unwrap();
     let state = polite.state().unwrap();
     assert_eq!((state.status, state.exit.unwrap().code), (Status::Exited, 9));
@@ -26,7 +28,6 @@ pub(crate) fn stop_and_kill(house: &House) {
     assert_eq!(deaf.state().unwrap().exit.unwrap().code, 137);
 
     let signalled = house.detached(&["sh", "-c", "trap 'echo usr1' USR1; while true; do sleep 0.01; done"]);
-    // A signal that comes before the shell has set its trap would end nothing: PID 1 ignores it.
     wait_until(|| {
         signalled.kill(10).unwrap();
         signalled.logs(moat_engine::LogQuery::default()).unwrap().count() > 0
