@@ -33,9 +33,7 @@ fuzz_target!(|bytes: &[u8]| {
     let script = Script(rest);
     match kind % 8 {
         0 => tamper(script, || Rng::new(Idle::default(), RateLimit::none())),
-        1 => tamper(script, || {
-            Block::new(Idle::default(), BlockOptions { queues: 2, ..Default::default() })
-        }),
+        1 => tamper(script, || Block::new(Idle::default(), BlockOptions { queues: 2, ..Default::default() })),
         2 => tamper(script, || Net::new([Idle::default(), Idle::default()], NetOptions::default())),
         3 => tamper(script, || {
             let port = |console| (Idle::default(), PortOptions { name: "port".to_owned(), console });
