@@ -172,7 +172,7 @@ fn rm_of_what_runs_and_of_what_has_ended() {
         let prepare = || {
             house.moat.call(&line).success();
             if script.starts_with("exit") {
-                moat_tests::wait_until(|| house.moat.status("killed") == "exited");
+                wait_until(|| house.moat.status("killed") == "exited");
             }
         };
         let [command, ..] = house.harm(prepare, verb);
