@@ -8,7 +8,8 @@ use rustix::io::Errno;
 
 use crate::{Error, Result, fd_name, named, syscall};
 
-const PAGE: usize = 4096;
+/// Bytes of a page.
+pub(crate) const PAGE: usize = 4096;
 
 /// `struct prctl_mm_map` of prctl(2), PR_SET_MM_MAP.
 #[repr(C)]
@@ -40,6 +41,13 @@ pub(crate) struct Part {
     file_length: usize,
     pub length: usize,
     offset: u64,
+}
+
+impl Part {
+    /// Where the page begins in which it begins.
+    pub(crate) fn first_page(&self) -> usize {
+        self.start & !(PAGE - 1)
+    }
 }
 
 /// The parts of this program. None where the kernel does not tell.
@@ -91,7 +99,7 @@ impl Mapping {
     fn of(part: &Part) -> Self {
         let bits =
             [(libc::PF_R, libc::PROT_READ), (libc::PF_W, libc::PROT_WRITE), (libc::PF_X, libc::PROT_EXEC)];
-        let start = part.start & !(PAGE - 1);
+        let start = part.first_page();
         Self {
             start,
             length: (part.start + part.file_length).next_multiple_of(PAGE) - start,
@@ -188,7 +196,7 @@ fn copy(mapping: &Mapping) -> Result<()> {
 
 /// Makes read-only again what was until it was copied. The part ends with a page.
 fn protect(part: &Part) -> Result<()> {
-    let start = part.start & !(PAGE - 1);
+    let start = part.first_page();
     let length = (part.start + part.length - start) & !(PAGE - 1);
     // SAFETY: this is what the program's start did; nobody writes there.
     let returned = unsafe { libc::mprotect(ptr::without_provenance_mut(start), length, libc::PROT_READ) };

@@ -8,7 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use linux_raw_sys::general as raw;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitStatus};
 
-use crate::{Error, Result, fd_name, image, named, syscall};
+use crate::image::{self, PAGE};
+use crate::{Error, Result, fd_name, named, syscall};
 
 /// CLONE_NEW* bits.
 pub mod namespace {
@@ -418,7 +419,6 @@ pub fn prepare_signals() {
 ///
 /// Kernels before 5.14 refuse, which changes nothing but the time.
 pub fn populate_memory() {
-    const PAGE: usize = 4096;
     // Stays below what the allocator would give back, or ask for by a mapping of its own.
     const HEAP_BYTES: usize = 92 << 10;
     const STACK_BYTES: usize = 60 << 10;
@@ -427,7 +427,7 @@ pub fn populate_memory() {
     let first = heap.as_mut_ptr().wrapping_add(PAGE - 1).map_addr(down);
     let stack = (&raw mut heap).cast::<u8>().map_addr(down).wrapping_sub(STACK_BYTES);
     let data = image::variables().map(|part| {
-        let start = down(part.start);
+        let start = part.first_page();
         (std::ptr::with_exposed_provenance_mut::<u8>(start), part.length + (part.start - start))
     });
     for (start, length) in [(first, HEAP_BYTES - PAGE), (stack, STACK_BYTES)].into_iter().chain(data) {
