@@ -12,6 +12,8 @@ use anyhow::{Context, Result, bail};
 use crate::command;
 
 const MUSL: &str = "x86_64-unknown-linux-musl";
+/// What is built for it.
+const RUNTIME: &str = "moat-runtime";
 
 /// What is built when nothing is named.
 const PROGRAMS: &[&str] = &["moat", "moat-agent", "moat-runtime", "moat-vmm"];
@@ -22,25 +24,38 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     if let Some(unknown) = named.iter().find(|name| !PROGRAMS.contains(name)) {
         bail!("{unknown:?} is no program: {}", PROGRAMS.join(", "));
     }
-    for package in if named.is_empty() { PROGRAMS } else { &named } {
-        println!("{}", program(package, "release")?.display());
+    for file in programs(if named.is_empty() { PROGRAMS } else { &named }, "release")? {
+        println!("{}", file.display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Builds a program in a profile (`dev`, `release`) and gives its file.
 pub(crate) fn program(package: &str, profile: &str) -> Result<PathBuf> {
-    let mut cargo = command::cargo();
-    cargo.args(["build", "--locked", "--profile", profile, "--package", package]);
+    Ok(programs(&[package], profile)?.remove(0))
+}
+
+/// As [`program`], for several: their files in the same order.
+pub(crate) fn programs(packages: &[&str], profile: &str) -> Result<Vec<PathBuf>> {
     let folder = if profile == "dev" { "debug" } else { profile };
     let own = command::built(folder)?;
-    if package != "moat-runtime" || !has_musl()? {
-        command::step(&mut cargo)?;
-        return Ok(own.join(package));
-    }
-    command::step(cargo.args(["--target", MUSL]))?;
     let targets = own.parent().and_then(Path::parent).context("this program's file has no folder")?;
-    Ok(targets.join(MUSL).join(folder).join(package))
+    let (runtime, others): (Vec<&str>, Vec<&str>) = packages.iter().partition(|name| **name == RUNTIME);
+    let musl = !runtime.is_empty() && has_musl()?;
+    let (musl, own_kind) = if musl { (runtime, others) } else { (Vec::new(), packages.to_vec()) };
+    for (names, target) in [(&own_kind, None), (&musl, Some(MUSL))] {
+        if !names.is_empty() {
+            let mut cargo = command::cargo();
+            cargo.args(["build", "--locked", "--profile", profile]);
+            cargo.args(target.iter().flat_map(|target| ["--target", target]));
+            command::step(cargo.args(names.iter().flat_map(|name| ["--package", name])))?;
+        }
+    }
+    let file = |name: &&str| match musl.contains(name) {
+        true => targets.join(MUSL).join(folder).join(name),
+        false => own.join(name),
+    };
+    Ok(packages.iter().map(file).collect())
 }
 
 /// Whether the toolchain can build for musl, or could be given what it takes.
@@ -62,6 +77,6 @@ fn has_musl() -> Result<bool> {
     if added && installed()? {
         return Ok(true);
     }
-    eprintln!("xtask: this toolchain has no {MUSL}: moat-runtime is built for glibc, and starts 4 % slower");
+    eprintln!("xtask: this toolchain has no {MUSL}: {RUNTIME} is built for glibc, and starts 4 % slower");
     Ok(false)
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{bundle, command, kernel, packages};
+use crate::{build, bundle, command, kernel, packages};
 
 /// Where the lab has what was copied into it.
 pub(crate) const PLACE: &str = "/tmp/lab";
@@ -24,14 +24,8 @@ impl Machines {
     pub(crate) fn build(scratch: &Path) -> Result<Self> {
         packages::ensure(packages::LAB)?;
         let kernel = kernel::built()?.context("there is no guest kernel; `cargo xtask kernel` builds it")?;
-        let mut build = command::cargo();
-        build
-            .args(["build", "--release", "--locked"])
-            .args(PROGRAMS.iter().flat_map(|name| ["--package", name]));
-        command::step(&mut build)?;
-        let built = command::built("release")?;
         let me = std::env::current_exe().context("cannot find this program's own file")?;
-        let mut files: Vec<_> = PROGRAMS.iter().map(|name| built.join(name)).collect();
+        let mut files = build::programs(&PROGRAMS, "release")?;
         files.extend([kernel, image(scratch)?, me.clone()]);
         Ok(Self { files, me })
     }
